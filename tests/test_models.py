@@ -1,0 +1,71 @@
+"""The committed models are what their cards say."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from verifier.attack.pgd import Pgd
+from verifier.data import file_sha256, load_dataset
+from verifier.errors import InputError
+from verifier.spec.robustness import label_margin
+from verifier.types import Box
+from verifier.zoo import build, card_path, read_card
+
+MODELS = sorted((Path(__file__).parents[1] / "models").glob("*.pt"))
+DIGITS = [path for path in MODELS if path.stem.startswith("digits")]
+NAMES = {"digits_mlp", "digits_conv", "mnist_mlp", "mnist_conv", "mnist_conv_pgd"}
+
+
+def load(path):
+    card = read_card(card_path(path))
+    model = build(card.arch, card.input_shape, card.classes)
+    model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    return card, model.eval()
+
+
+def test_all_models_are_there():
+    assert {path.stem for path in MODELS} == NAMES
+
+
+@pytest.mark.parametrize("path", MODELS, ids=lambda path: path.stem)
+def test_card_describes_these_weights(path):
+    card, model = load(path)
+    assert card.name == path.stem
+    assert card.sha256 == file_sha256(path)
+    assert all(torch.isfinite(p).all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("path", MODELS, ids=lambda path: path.stem)
+def test_clean_accuracy_is_the_cards(path):
+    card, model = load(path)
+    try:
+        data = load_dataset(card.dataset, "test", download=False)
+    except InputError as error:
+        if card.dataset == "digits":
+            raise
+        pytest.skip(str(error))
+    with torch.no_grad():
+        right = (model(data.images).argmax(1) == data.labels).sum().item()
+    # One image of slack: another processor may round a tie differently.
+    assert abs(right - card.clean_accuracy * len(data)) <= 1.001
+
+
+@pytest.mark.parametrize("path", DIGITS, ids=lambda path: path.stem)
+def test_pgd_accuracy_is_the_cards(path):
+    card, model = load(path)
+    data = load_dataset(card.dataset, "test")
+    for entry in card.pgd:
+        region = Box((data.images - entry.eps).clamp(min=card.lower), (data.images + entry.eps).clamp(max=card.upper))
+        attack = Pgd(steps=entry.steps, restarts=entry.restarts, seed=1)  # other starting points than the card's
+        survived = (attack(model, region, label_margin(data.labels)).margin > 0).double().mean().item()
+        assert survived == pytest.approx(entry.accuracy, abs=0.02)
+
+
+def test_accuracy_floors():
+    floors = {"digits_mlp": 0.97, "digits_conv": 0.97, "mnist_mlp": 0.975, "mnist_conv": 0.988, "mnist_conv_pgd": 0.98}
+    for name, floor in floors.items():
+        assert read_card(MODELS[0].with_name(f"{name}.json")).clean_accuracy >= floor
+    robust = read_card(MODELS[0].with_name("mnist_conv_pgd.json"))
+    assert robust.recipe.eps == 0.1
+    assert max(entry.accuracy for entry in robust.pgd if entry.eps == 0.1) >= 0.93

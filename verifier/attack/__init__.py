@@ -1,0 +1,1 @@
+"""Attacks propose inputs that violate a property; `replay` alone decides whether they do."""

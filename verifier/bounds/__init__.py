@@ -1,0 +1,1 @@
+"""Bound methods, one file each: `(graph, box, C) -> Bounds`."""

@@ -1,0 +1,104 @@
+"""CROWN (Zhang et al. 2018), also known as DeepPoly (Singh et al. 2019)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from verifier.bounds.backward import concretise, pull_back, start_rows, with_negatives
+from verifier.bounds.interval import Refine, is_exact, margins, output_form, propagate, read_by_activations
+from verifier.graph import Graph
+from verifier.ops.base import Activation, Relaxation
+from verifier.types import Bounds, Box, Interval
+
+DEFAULT_MEMORY = 1 << 30
+
+Relax = Callable[[int, Mapping[int, Interval]], dict[int, Relaxation]]
+
+
+def fixed_slopes(graph: Graph, rule: str) -> Relax:
+    """Relaxations by a rule (see `Activation.initial`), each computed once: `(start node, bounds) -> lines by node`."""
+    cache: dict[int, Relaxation] = {}
+
+    def relax(start: int, nodes: Mapping[int, Interval]) -> dict[int, Relaxation]:
+        for index, node in enumerate(graph.nodes[:start]):
+            if isinstance(node.op, Activation) and index not in cache:
+                z = unsqueezed(nodes[node.inputs[0]])
+                cache[index] = node.op.relax(z, node.op.initial(z, rule))
+        return cache
+
+    return relax
+
+
+def unsqueezed(z: Interval) -> Interval:
+    """The interval with a spec axis, (batch, 1, *shape)."""
+    return Interval(z.lower.unsqueeze(1), z.upper.unsqueeze(1))
+
+
+def unstable_rows(graph: Graph, node: int, z: Interval, readers: list[Activation]) -> Tensor:
+    """Flat positions (batch, spec) of the neurons that some reader cannot relax exactly, spec being the most in a batch.
+
+    Batch elements with fewer are filled up with stable neurons, so that positions in a row are distinct.
+    """
+    mask = torch.stack([op.unstable(z) for op in readers]).any(0).flatten(1)
+    most = int(mask.sum(1).max())
+    return mask.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
+
+
+def refiner(graph: Graph, box: Box, relax: Relax, memory: int) -> Refine:
+    """A `refine` for `propagate` that intersects intervals with backward bounds of the unstable neurons."""
+    exact, readers = is_exact(graph, box), read_by_activations(graph)
+
+    def refine(node: int, z: Interval, nodes: dict[int, Interval]) -> Interval:
+        if exact[node]:
+            return z
+        index = unstable_rows(graph, node, z, readers[node])
+        if not index.shape[1]:
+            return z
+        lines = relax(node, nodes)
+        widest = max(n.size for n in graph.nodes[: node + 1])
+        chunk = max(1, memory // (8 * z.lower.element_size() * widest * box.batch))
+        parts = []
+        for rows in index.split(chunk, 1):
+            signed = with_negatives(*start_rows(graph, node, rows, z.lower.dtype))
+            form, constant = pull_back(graph, *signed, lines)
+            parts.append(concretise(form, constant, box, {}).unflatten(1, (2, -1)))
+        lower, negated_upper = torch.cat(parts, 2).unbind(1)
+        return tightened(z, index, lower, -negated_upper)
+
+    return refine
+
+
+def tightened(z: Interval, index: Tensor, lower: Tensor, upper: Tensor) -> Interval:
+    """The interval intersected with bounds (batch, spec) of the neurons at flat positions `index`."""
+    l, u = z.lower.flatten(1), z.upper.flatten(1)
+    l = l.scatter(1, index, torch.maximum(l.gather(1, index), lower))
+    u = u.scatter(1, index, torch.minimum(u.gather(1, index), upper))
+    # The two can cross by a rounding error alone; both ends then bound the same number.
+    return Interval(torch.minimum(l, u).view_as(z.lower), torch.maximum(l, u).view_as(z.upper))
+
+
+@dataclass(frozen=True)
+class Crown:
+    """Backward linear bounds of every unstable neuron, layer by layer, then of C . output; never below the intervals.
+
+    slopes: "adaptive" (least area), or "parallel" for the dual bound of Wong and Kolter (2018).
+    memory: bytes that the coefficients of one call may take; rows are computed in chunks.
+    """
+
+    slopes: str = "adaptive"
+    memory: int = DEFAULT_MEMORY
+
+    def __call__(self, graph: Graph, box: Box, C: Tensor) -> Bounds:
+        """Bounds of C . output, C (batch or 1, spec, outputs), over the input set `box`."""
+        relax = fixed_slopes(graph, self.slopes)
+        values, nodes = propagate(graph, box, refiner(graph, box, relax, self.memory))
+        signed = torch.cat((C, -C), 1)
+        A = output_form(graph, signed, box.batch)
+        constant = A.new_zeros(A.shape[:2])
+        form, constant = pull_back(graph, {graph.output: A}, constant, relax(graph.output + 1, nodes))
+        both = torch.maximum(concretise(form, constant, box, {}), margins(graph, box, signed, values))
+        return Bounds(both[:, : C.shape[1]], -both[:, C.shape[1] :], nodes)

@@ -1,0 +1,98 @@
+"""Bounds by linear programs, one or two per neuron (Ehlers 2017; progressive tightening as in Tjeng et al. 2019)."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from verifier.bounds.crown import DEFAULT_MEMORY, Crown, tightened, unstable_rows
+from verifier.bounds.interval import is_exact, propagate, read_by_activations
+from verifier.encoding import Encoder
+from verifier.graph import Graph
+from verifier.ops.base import Activation
+from verifier.program import SolveOptions
+from verifier.solvers import get
+from verifier.types import Bounds, Box, Interval
+
+
+@dataclass(frozen=True)
+class LpBounds:
+    """The triangle relaxation minimised and maximised for every unstable neuron, layer by layer, then for C . output.
+
+    Starts from CROWN. integer: the big-M MILP instead, which is exact for piecewise-linear networks.
+    solver: see `verifier.solvers`. neuron_seconds: limit of one neuron's solve. deadline: time.monotonic() after which
+    neurons keep the bounds they have.
+    """
+
+    solver: str = "highs"
+    integer: bool = False
+    neuron_seconds: float | None = None
+    deadline: float = float("inf")
+    memory: int = DEFAULT_MEMORY
+
+    def __call__(self, graph: Graph, box: Box, C: Tensor) -> Bounds:
+        """Bounds of C . output, C (batch or 1, spec, outputs), over the input set `box`; on the CPU in float64."""
+        start = Crown(memory=self.memory)(graph, box, C)
+        exact = graph.to(torch.float64, "cpu")
+        singles = [
+            self._one(
+                exact,
+                box.select(slice(i, i + 1)).to("cpu", torch.float64),
+                C.expand(box.batch, -1, -1)[i],
+                {n: z.select(slice(i, i + 1)).to("cpu", torch.float64) for n, z in start.nodes.items()},
+            )
+            for i in range(box.batch)
+        ]
+        nodes = {
+            n: Interval(
+                *(torch.cat([getattr(s.nodes[n], side) for s in singles]).to(z.lower) for side in ("lower", "upper"))
+            )
+            for n, z in start.nodes.items()
+        }
+        lower, upper = (torch.cat([getattr(s, side) for s in singles]).to(start.lower) for side in ("lower", "upper"))
+        return Bounds(torch.maximum(lower, start.lower), torch.minimum(upper, start.upper), nodes)
+
+    def _one(self, graph: Graph, box: Box, C: Tensor, known: dict[int, Interval]) -> Bounds:
+        """Bounds for one input set."""
+        encoder = Encoder(graph, box, self.integer)
+        skip, readers = is_exact(graph, box), read_by_activations(graph)
+        encoded = 0
+
+        def refine(node: int, z: Interval, nodes: dict[int, Interval]) -> Interval:
+            nonlocal encoded
+            z = Interval(torch.maximum(z.lower, known[node].lower), torch.minimum(z.upper, known[node].upper))
+            while encoded < node:  # every activation below this node has its bounds by now
+                encoded += 1
+                if isinstance(graph.nodes[encoded].op, Activation):
+                    encoder.add_activation(encoded, nodes[graph.nodes[encoded].inputs[0]])
+            index = unstable_rows(graph, node, z, readers[node])
+            if skip[node] or not index.shape[1]:
+                return z
+            matrix, constant = encoder.forms(node, index.squeeze(0).numpy())
+            lower, upper = self._extremes(encoder, matrix.toarray(), constant)
+            return tightened(z, index, lower.unsqueeze(0), upper.unsqueeze(0))
+
+        _, nodes = propagate(graph, box, refine)
+        for index in range(encoded + 1, len(graph.nodes)):
+            if isinstance(graph.nodes[index].op, Activation):
+                encoder.add_activation(index, nodes[graph.nodes[index].inputs[0]])
+        matrix, constant = encoder.output_forms(C, C.new_zeros(len(C)))
+        lower, upper = self._extremes(encoder, matrix.toarray(), constant)
+        return Bounds(lower.unsqueeze(0), upper.unsqueeze(0), nodes)
+
+    def _extremes(self, encoder: Encoder, rows: np.ndarray, constant: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Proved bounds of linear forms over the columns; -inf and inf where the solver proved none in time."""
+        program, remaining = encoder.program(np.zeros(encoder.size)), self.deadline - time.monotonic()
+        limits = [s for s in (self.neuron_seconds, remaining) if s is not None and s != float("inf")]
+        if limits and min(limits) <= 0:
+            empty = torch.full((len(constant),), float("inf"), dtype=torch.float64)
+            return -empty, empty
+        options = SolveOptions(time_limit=min(limits) if limits else None)
+        solutions = get(self.solver).minimise_many(program, np.concatenate((rows, -rows)), options)
+        bounds = torch.tensor([s.bound for s in solutions], dtype=torch.float64)
+        offset = torch.from_numpy(constant)
+        return offset + bounds[: len(constant)], offset - bounds[len(constant) :]

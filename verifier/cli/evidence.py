@@ -1,0 +1,72 @@
+"""The files that show a counterexample: the adversarial input and its picture."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from verifier.cli.inputs import Sample
+from verifier.errors import InputError
+
+DEFAULT_FOLDER = "verify_out"
+
+
+def evidence_folder(args: argparse.Namespace) -> Path | None:
+    """Where files go, or None for nowhere. Raises InputError when the place is taken by something else."""
+    if args.out is None and args.json:
+        return None
+    folder = Path(args.out or DEFAULT_FOLDER)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is not a folder; choose another one with --out")
+    return folder
+
+
+def changed_class(outputs: np.ndarray, label: int, target: int | None) -> tuple[int, bool]:
+    """The class that a counterexample reaches, and whether it scores strictly more than every other one."""
+    scores = np.array(outputs, dtype=np.float64).ravel()
+    if target is None:
+        rivals = scores.copy()
+        rivals[label] = -np.inf
+        target = int(rivals.argmax())
+    others = np.delete(scores, target)
+    return target, bool(scores[target] > others.max())
+
+
+def write_evidence(
+    folder: Path,
+    args: argparse.Namespace,
+    sample: Sample,
+    adversarial: np.ndarray,
+    outputs: np.ndarray,
+    eps: float,
+) -> list[str]:
+    """Write the adversarial input as .npy and a .png of it beside its input; returns their paths.
+
+    Raises InputError when the folder cannot be written.
+    """
+    from verifier.report.picture import save_counterexample
+
+    after, _ = changed_class(outputs, sample.label, args.target)
+    goal = "" if args.target is None else f"_to{args.target}"
+    stem = f"{Path(args.model).name.split('.')[0]}_{sample.stem}{goal}_{args.norm}_{eps:.4g}"
+    array, picture = folder / f"{stem}.npy", folder / f"{stem}.png"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        np.save(array, adversarial)
+    except OSError as error:
+        place = error.filename or folder
+        raise InputError(f"{place}: cannot be written ({error.strerror}); give another --out") from error
+    save_counterexample(
+        picture,
+        sample.x.reshape(sample.picture),
+        adversarial.reshape(sample.picture),
+        sample.prediction,
+        after,
+        eps,
+        norm=args.norm,
+        lower=sample.lower,
+        upper=sample.upper,
+    )
+    return [str(array), str(picture)]

@@ -1,0 +1,138 @@
+"""The options that commands share: a word means the same thing in every command.
+
+Nothing heavy is imported here: values that depend on a registry (methods, solvers, data sets, architectures) are
+checked when the command runs, and the error names what is available.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from verifier.strategy import Settings
+
+ERROR = 2
+NORMS = ("linf", "l2", "l1")
+DEVICES = ("auto", "cpu", "cuda")
+
+Subparsers = argparse._SubParsersAction
+Options = argparse._ActionsContainer  # a parser or a group of one
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def __init__(self, **kwargs) -> None:
+        super().__init__(allow_abbrev=False, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        name = self.prog.partition(" ")[0]
+        self.exit(ERROR, f"{name}: error: {' '.join(message.split())} (see `{self.prog} --help`)\n")
+
+
+def positive(text: str) -> float:
+    """A finite number above zero."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise argparse.ArgumentTypeError(f"must be a finite number above 0, not '{text}'")
+    return value
+
+
+def natural(text: str) -> int:
+    """A whole number from 0 on."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = -1
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"must be a whole number >= 0, not '{text}'")
+    return value
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("model")
+    group.add_argument("model", metavar="MODEL", help=".onnx, .onnx.gz, .pt, .pth or .safetensors file")
+    group.add_argument(
+        "--arch", metavar="NAME", help="architecture of bare weights without a model card (`verifier supports`)"
+    )
+
+
+def add_input(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("input (default: image 0 of the model card's data set)")
+    group.add_argument("--dataset", metavar="NAME", help="digits, mnist or FILE.npz with `images` and `labels`")
+    one = group.add_mutually_exclusive_group()
+    one.add_argument("--index", metavar="N", type=natural, help="which input of the data set's test split (default: 0)")
+    one.add_argument("--input", metavar="FILE", help="an image (scaled to the data range) or a .npy array")
+    group.add_argument(
+        "--label",
+        metavar="L",
+        type=natural,
+        help="the right class (default: the data set's label; for --input the network's own prediction)",
+    )
+
+
+def add_property(parser: argparse.ArgumentParser, *, eps: bool = True) -> None:
+    group = parser.add_argument_group("property")
+    if eps:
+        group.add_argument(
+            "--eps", metavar="E", required=True, help="radius in data units, such as 0.1 or 8/255, taken exactly"
+        )
+    group.add_argument("--norm", choices=NORMS, default="linf", help="norm of the ball (default: linf)")
+    group.add_argument(
+        "--target",
+        metavar="T",
+        type=natural,
+        help="prove that the prediction cannot become T (default: stays the label)",
+    )
+
+
+def add_device(group: Options) -> None:
+    group.add_argument("--device", choices=DEVICES, default="auto", help="where tensors live (default: auto)")
+
+
+def add_settings(parser: argparse.ArgumentParser, *, budget: str) -> None:
+    """The options of `strategy.Settings`. budget: what --timeout limits."""
+    group = parser.add_argument_group("how")
+    group.add_argument(
+        "--method",
+        metavar="M",
+        default="auto",
+        help="auto (the cascade, default), or one of interval, crown, alpha, lp, milp alone",
+    )
+    group.add_argument("--solver", metavar="S", default="highs", help="highs (default), cvxpy, pulp or scipy")
+    add_device(group)
+    group.add_argument("--timeout", metavar="S", type=positive, default=60.0, help=f"{budget} (default: 60)")
+    group.add_argument("--seed", metavar="N", type=natural, default=0, help="seed of the attack (default: 0)")
+
+
+def add_output(parser: argparse.ArgumentParser) -> Options:
+    """The options of what is printed; returns their group, for a command's own --out."""
+    group = parser.add_argument_group("output")
+    group.add_argument("--json", action="store_true", help="print one JSON object on stdout and nothing else")
+    amount = group.add_mutually_exclusive_group()
+    amount.add_argument("-v", "--verbose", action="store_true", help="show progress on stderr")
+    amount.add_argument("-q", "--quiet", action="store_true", help="print the sentence only")
+    return group
+
+
+def add_evidence(group: Options) -> None:
+    group.add_argument(
+        "--out",
+        metavar="DIR",
+        help="folder for the adversarial input (.npy) and its picture (.png), written when there is one "
+        "(default: ./verify_out; with --json nothing is written unless --out is given)",
+    )
+
+
+def read_settings(args: argparse.Namespace) -> Settings:
+    """The options of `add_settings`. Raises InputError when the method is unknown or the device absent."""
+    from verifier.strategy import Settings
+
+    settings = Settings(args.method, args.solver, args.timeout, args.device, args.seed)
+    settings.torch_device()
+    return settings

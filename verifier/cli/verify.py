@@ -1,0 +1,126 @@
+"""`verifier verify`, alias `verify`: is a prediction robust in a ball around one input?"""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from verifier.cli import options
+from verifier.cli.output import at_least, at_most, print_json, print_notes, print_table, progress, seconds
+
+if TYPE_CHECKING:
+    from verifier.cli.inputs import Sample
+    from verifier.load import Model
+    from verifier.verdict import Result
+
+DESCRIPTION = "Prove that no allowed change of one input changes the prediction (or makes it --target), or find one."
+EPILOG = "Exit codes: 0 verified, 1 falsified, 3 unknown, 2 error."
+
+
+def add_parser(subparsers: options.Subparsers) -> None:
+    parser = subparsers.add_parser(
+        "verify", help="prove one prediction robust, or break it", description=DESCRIPTION, epilog=EPILOG
+    )
+    configure(parser)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Give `parser` the options of this command; the console script `verify` is this command alone."""
+    options.add_model(parser)
+    options.add_input(parser)
+    options.add_property(parser)
+    options.add_settings(parser, budget="seconds for the whole proof")
+    group = options.add_output(parser)
+    options.add_evidence(group)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from verifier.cli.evidence import evidence_folder, write_evidence
+    from verifier.cli.inputs import read_property, read_sample
+    from verifier.load import load
+    from verifier.spec.robustness import parse_eps
+    from verifier.strategy import verify
+
+    eps, settings, folder = parse_eps(args.eps), options.read_settings(args), evidence_folder(args)
+    model = load(args.model, args.arch)
+    sample = read_sample(args, model)
+    result = verify(model, read_property(args, model, sample), settings, progress(args))
+
+    if not args.json:
+        print(sentence(args, sample, result), flush=True)
+    files: list[str] = []
+    if result.counterexample is not None and result.outputs is not None and folder is not None:
+        files = write_evidence(folder, args, sample, result.counterexample, result.outputs, float(eps))
+    if args.json:
+        print_json(record(args, model, sample, result, files))
+    elif not args.quiet:
+        print_details(sample, result, files)
+    return result.verdict.exit_code
+
+
+def sentence(args: argparse.Namespace, sample: Sample, result: Result) -> str:
+    """The result in one plain sentence."""
+    from verifier.verdict import Verdict
+
+    ball = f"within {args.norm} distance {args.eps} of {sample.source} (label {sample.label})"
+    spent = f"{result.stage}, {seconds(result.seconds)}"
+    if result.verdict is Verdict.VERIFIED:
+        margin = f"the margin is at least {at_least(result.proved)}"
+        claim = f"for every input {ball}, {result.about}; {margin} in {result.semantics} arithmetic"
+        return f"{result.label}: {claim} ({spent})."
+    if result.verdict is Verdict.FALSIFIED:
+        return f"{result.label}: {_broken(args, sample, result, ball)} (margin {at_most(result.found)}; {spent})."
+    margin = f"the margin is at least {at_least(result.proved)} and at most {at_most(result.found)}"
+    question = f"it is open whether {result.about} for every input {ball}"
+    return f"{result.label}: {question}: {result.reason}; {margin} ({spent})."
+
+
+def _broken(args: argparse.Namespace, sample: Sample, result: Result, ball: str) -> str:
+    from verifier.cli.evidence import changed_class
+
+    if sample.prediction == args.target or (args.target is None and sample.prediction != sample.label):
+        whole = f"{sample.source} (label {sample.label})"
+        return f"the network misclassifies {whole} as {sample.prediction} without any change"
+    assert result.outputs is not None
+    after, strictly = changed_class(result.outputs, sample.label, args.target)
+    how = "is classified as" if strictly else "scores at least as high in the tied class"
+    return f"an input {ball} {how} {after}"
+
+
+def print_details(sample: Sample, result: Result, files: list[str]) -> None:
+    """The table of stages, the files written and the notes."""
+    rows = []
+    for stage in result.stages:
+        margin = "" if stage.margin is None else at_least(stage.margin)
+        rows.append((stage.name, seconds(stage.seconds), margin, stage.remark))
+    print_table(("stage", "time", "margin >=", "remark"), rows)
+    print_notes(files, sample.notes)
+
+
+def record(args: argparse.Namespace, model: Model, sample: Sample, result: Result, files: list[str]) -> dict[str, Any]:
+    """The result as --json prints it. Margins that do not exist are null."""
+    x = result.counterexample
+    return {
+        "command": "verify",
+        "verdict": result.verdict.name,
+        "solver_word": result.solver_word,
+        "claim": result.about,
+        "semantics": result.semantics,
+        "model": str(model.path),
+        "sha256": model.sha256,
+        **sample.record(),
+        "eps": args.eps,
+        "norm": args.norm,
+        "target": args.target,
+        "method": args.method,
+        "stage": result.stage,
+        "seconds": result.seconds,
+        "margin_proved": result.proved,
+        "margin_found": result.found,
+        "reason": result.reason,
+        "stages": [vars(stage) for stage in result.stages],
+        "counterexample": None if x is None else x.tolist(),
+        "outputs": None if result.outputs is None else result.outputs.tolist(),
+        "files": files,
+    }

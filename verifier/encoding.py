@@ -1,0 +1,380 @@
+"""Networks as linear programs: the triangle relaxation (Ehlers 2017) and the big-M MILP (Tjeng et al. 2019).
+
+Columns stand for the inputs and, per activation, for its unstable and its active neurons; inactive neurons vanish.
+Affine ops between them are merged into rows, whatever the shape of the graph. Every piecewise-linear activation is a
+sum of hinges relu(z - t); a smooth one is kept between lines, so that its program is a relaxation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from scipy import sparse
+from torch import Tensor
+
+from verifier.bounds.backward import pull_back, start_rows
+from verifier.errors import SpecificationError
+from verifier.graph import Graph
+from verifier.ops.base import Activation, PiecewiseLinear
+from verifier.ops.patches import dense
+from verifier.program import LinearProgram
+from verifier.spec.property import Property
+from verifier.types import Ball, Box, Interval
+
+ROW_CHUNK = 512
+OBJECTIVES = ("feasibility", "margin", "distance")
+
+Fill = Callable[[list[np.ndarray]], np.ndarray]  # every node's value (flat) -> values of some columns
+
+
+@dataclass(frozen=True, eq=False)
+class Encoding:
+    """A program and how it speaks about the network.
+
+    exact: its feasible points are runs of the network (a MILP without smooth activations), not a relaxation.
+    """
+
+    program: LinearProgram
+    graph: Graph
+    exact: bool
+    fills: tuple[tuple[np.ndarray, Fill], ...]
+
+    def input(self, x: np.ndarray) -> np.ndarray:
+        """The network input (*input_shape) at a point x (n,) of the program."""
+        return x[: math.prod(self.graph.input_shape)].reshape(self.graph.input_shape)
+
+    def start(self, point: np.ndarray) -> np.ndarray:
+        """The columns' values (n,) when the network runs on `point` (*input_shape): a MIP start."""
+        x = torch.from_numpy(np.ascontiguousarray(point)).to(self.graph.dtype).unsqueeze(0)
+        values = [v.flatten().double().numpy() for v in self.graph.values(x)]
+        columns = np.zeros(self.program.cost.size)
+        for index, fill in self.fills:
+            columns[index] = fill(values)
+        return np.clip(columns, self.program.lower, self.program.upper)
+
+
+class Encoder:
+    """Builds a program activation by activation.
+
+    graph must be float64 on the CPU, `box` of batch one. integer: big-M with binary columns, else the triangle.
+    Raises SpecificationError for an l2 ball, which no linear program can hold.
+    """
+
+    def __init__(self, graph: Graph, box: Box, integer: bool) -> None:
+        if isinstance(box, Ball) and box.norm == 2:
+            raise SpecificationError("an l2 ball has no linear encoding: use --method crown or alpha, or --norm linf or l1")
+        self.graph, self.integer, self.exact = graph, integer, integer
+        self._lower: list[np.ndarray] = []
+        self._upper: list[np.ndarray] = []
+        self._binary: list[np.ndarray] = []
+        self._rows: list[tuple[sparse.csr_array, np.ndarray, np.ndarray]] = []
+        self._fills: list[tuple[np.ndarray, Fill]] = []
+        self._columns: dict[int, np.ndarray] = {}  # by node: a column per neuron, -1 where it is constant
+        self._constants: dict[int, np.ndarray] = {}  # by node: the values of constant neurons, else 0
+        self.size = 0
+        self._add_input(box)
+
+    def _add_input(self, box: Box) -> None:
+        lower, upper = _flat(box.lower), _flat(box.upper)
+        x = self.add_columns(lower, upper, lambda values: values[0])
+        self._columns[0], self._constants[0] = x, np.zeros(len(x))
+        if isinstance(box, Ball):
+            step = self._add_distance(x, _flat(box.origin), np.maximum(upper - lower, 0))
+            self.add_rows([(step, np.ones((1, len(step))))], -math.inf, float(box.eps[0]))
+
+    def _add_distance(self, x: np.ndarray, origin: np.ndarray, reach: np.ndarray) -> np.ndarray:
+        """Columns that are at least |x - origin|, elementwise."""
+        step = self.add_columns(np.zeros(len(x)), reach, lambda values: np.abs(values[0] - origin))
+        self.add_rows([(step, 1.0), (x, -1.0)], -origin, math.inf)
+        self.add_rows([(step, 1.0), (x, 1.0)], origin, math.inf)
+        return step
+
+    def add_columns(self, lower: ArrayLike, upper: ArrayLike, fill: Fill, binary: bool = False) -> np.ndarray:
+        """Append columns with the given bounds (k,); returns their indices."""
+        low, high = np.asarray(lower, dtype=np.float64), np.asarray(upper, dtype=np.float64)
+        index = np.arange(self.size, self.size + len(low))
+        self.size += len(low)
+        self._lower.append(low)
+        self._upper.append(high)
+        self._binary.append(np.full(len(low), binary))
+        self._fills.append((index, fill))
+        return index
+
+    def add_rows(
+        self,
+        terms: list[tuple[np.ndarray, np.ndarray | float]],
+        lower: np.ndarray | float,
+        upper: np.ndarray | float,
+        forms: sparse.csr_array | None = None,
+    ) -> None:
+        """Append rows `lower <= sum of terms + forms <= upper`.
+
+        A term is columns (k,) with one coefficient per row (scalar or (k,)), or with a whole matrix (rows, k).
+        """
+        blocks = [] if forms is None else [_widened(forms, self.size)]
+        for columns, coefficients in terms:
+            if np.ndim(coefficients) == 2:
+                rows, place = np.nonzero(coefficients)
+                data, index, count = np.asarray(coefficients)[rows, place], columns[place], np.shape(coefficients)[0]
+            else:
+                rows, index, count = np.arange(len(columns)), columns, len(columns)
+                data = np.broadcast_to(np.asarray(coefficients, dtype=np.float64), len(columns))
+            blocks.append(sparse.csr_array((data, (rows, index)), shape=(count, self.size)))
+        matrix = sum(blocks[1:], blocks[0])
+        sides = (np.broadcast_to(np.asarray(side, dtype=np.float64), matrix.shape[0]) for side in (lower, upper))
+        self._rows.append((matrix, *sides))
+
+    def forms(self, node: int, index: np.ndarray) -> tuple[sparse.csr_array, np.ndarray]:
+        """Neurons `index` of a node as linear forms: a matrix (len(index), columns so far) and constants."""
+        matrices, constants = [sparse.csr_array((0, self.size))], [np.zeros(0)]
+        for chunk in np.array_split(index, max(1, math.ceil(len(index) / ROW_CHUNK))):
+            if len(chunk):
+                rows = torch.from_numpy(chunk).to(self.graph.device).unsqueeze(0)
+                matrix, offset = self._over_columns(*start_rows(self.graph, node, rows, self.graph.dtype))
+                matrices.append(matrix)
+                constants.append(offset)
+        return sparse.csr_array(sparse.vstack(matrices)), np.concatenate(constants)
+
+    def output_forms(self, C: Tensor, d: Tensor) -> tuple[sparse.csr_array, np.ndarray]:
+        """The rows `C y + d` of the output y as linear forms, as in `forms`."""
+        A = C.to(self.graph.dtype).reshape(1, len(C), *self.graph.output_shape)
+        return self._over_columns({self.graph.output: A}, d.to(self.graph.dtype).unsqueeze(0))
+
+    def _over_columns(self, form: dict, constant: Tensor) -> tuple[sparse.csr_array, np.ndarray]:
+        """Forms over nodes, rewritten over the columns of their inputs and activations."""
+        sources, constant = pull_back(self.graph, form, constant, {})
+        offset = constant.squeeze(0).numpy().copy()
+        matrix = sparse.csr_array((len(offset), self.size))
+        for source, A in sources.items():
+            values = dense(A).flatten(2).squeeze(0).numpy()
+            offset += values @ self._constants[source]
+            kept = np.flatnonzero(self._columns[source] >= 0)
+            block = sparse.coo_array(values[:, kept])
+            columns = self._columns[source][kept][block.coords[1]]
+            matrix += sparse.csr_array((block.data, (block.coords[0], columns)), shape=matrix.shape)
+        return matrix, offset
+
+    def add_activation(self, node: int, z: Interval) -> None:
+        """Append the activation at `node`, whose input has the bounds z."""
+        op, read = self.graph.nodes[node].op, self.graph.nodes[node].inputs[0]
+        assert isinstance(op, Activation)
+        l, u = _flat(z.lower), _flat(z.upper)
+        unstable = _flat(op.unstable(z)).astype(bool)
+        columns, constants = np.full(len(l), -1), np.zeros(len(l))
+        slope, offset = _stable_piece(op, l)
+        constant = ~unstable & (slope == 0)
+        constants[constant] = offset[constant]
+        active = np.flatnonzero(~unstable & (slope != 0))
+        if len(active):
+            columns[active] = self._add_active(node, read, active, slope[active], offset[active], l, u)
+        rest = np.flatnonzero(unstable)
+        if len(rest):
+            part = Interval(torch.from_numpy(l[rest]), torch.from_numpy(u[rest]))
+            pre = self.add_columns(l[rest], u[rest], lambda values: values[read][rest])
+            forms, at_zero = self.forms(read, rest)
+            self.add_rows([(pre, -1.0)], -at_zero, -at_zero, forms)
+            columns[rest] = self._add_unstable(node, op, rest, pre, part)
+        self._columns[node], self._constants[node] = columns, constants
+
+    def _add_active(
+        self, node: int, read: int, index: np.ndarray, slope: np.ndarray, offset: np.ndarray, l: np.ndarray, u: np.ndarray
+    ) -> np.ndarray:
+        """Columns of neurons on one linear piece with a slope: equal to a linear form."""
+        ends = slope * l[index] + offset, slope * u[index] + offset
+        post = self.add_columns(np.minimum(*ends), np.maximum(*ends), lambda values: values[node][index])
+        forms, at_zero = self.forms(read, index)
+        side = -(slope * at_zero + offset)
+        self.add_rows([(post, -1.0)], side, side, sparse.csr_array(sparse.diags_array(slope) @ forms))
+        return post
+
+    def _add_unstable(self, node: int, op: Activation, index: np.ndarray, pre: np.ndarray, z: Interval) -> np.ndarray:
+        """Columns of the activation of neurons with the columns `pre` and the bounds z (k,)."""
+        if not isinstance(op, PiecewiseLinear):
+            return self._add_between_lines(node, op, index, pre, z)
+        l, u, read = z.lower.numpy(), z.upper.numpy(), self.graph.nodes[node].inputs[0]
+        if op.breakpoints == (0.0,) and op.slopes == (0.0, 1.0):
+            return self._add_hinge(read, index, pre, 0.0, l, u)
+        span = op.interval(z)
+        post = self.add_columns(span.lower.numpy(), span.upper.numpy(), lambda values: values[node][index])
+        slope, offset = _stable_piece(op, l)
+        terms: list[tuple[np.ndarray, np.ndarray | float]] = [(post, -1.0), (pre, slope)]
+        hinges = sparse.csr_array((len(index), self.size))
+        for point, before, after in zip(op.breakpoints, op.slopes[:-1], op.slopes[1:], strict=True):
+            inside = np.flatnonzero((l < point) & (point < u))
+            if len(inside):
+                hinge = self._add_hinge(read, index[inside], pre[inside], point, l[inside], u[inside])
+                jump = np.full(len(inside), after - before)
+                added = sparse.csr_array((jump, (inside, hinge)), shape=(len(index), self.size))
+                hinges = sparse.csr_array(_widened(hinges, self.size) + added)
+        self.add_rows(terms, -offset, -offset, hinges)
+        return post
+
+    def _add_hinge(
+        self, read: int, index: np.ndarray, pre: np.ndarray, point: float, l: np.ndarray, u: np.ndarray
+    ) -> np.ndarray:
+        """Columns h = relu(z - point) for neurons with l < point < u."""
+        hinge = self.add_columns(np.zeros(len(l)), u - point, lambda v: np.maximum(v[read][index] - point, 0))
+        self.add_rows([(hinge, 1.0), (pre, -1.0)], -point, math.inf)
+        if self.integer:
+            on = self.add_columns(
+                np.zeros(len(l)), np.ones(len(l)), lambda v: (v[read][index] > point).astype(float), binary=True
+            )
+            self.add_rows([(hinge, 1.0), (pre, -1.0), (on, point - l)], -math.inf, -l)
+            self.add_rows([(hinge, 1.0), (on, point - u)], -math.inf, 0.0)
+        else:
+            slope = (u - point) / (u - l)
+            self.add_rows([(hinge, 1.0), (pre, -slope)], -math.inf, -slope * l)
+        return hinge
+
+    def _add_between_lines(
+        self, node: int, op: Activation, index: np.ndarray, pre: np.ndarray, z: Interval
+    ) -> np.ndarray:
+        """Columns of a smooth activation, held between its flattest, middle and steepest lines."""
+        self.exact = False
+        span = op.interval(z)
+        post = self.add_columns(span.lower.numpy(), span.upper.numpy(), lambda values: values[node][index])
+        for choice in (0.0, 0.5, 1.0):
+            lines = op.relax(z, torch.full((op.parameters, *z.lower.shape), choice, dtype=z.lower.dtype))
+            for slope, offset, sides in (
+                (lines.lower_slope, lines.lower_offset, (1.0, math.inf)),
+                (lines.upper_slope, lines.upper_offset, (-math.inf, 1.0)),
+            ):
+                level = np.zeros(len(index)) if offset is None else offset.numpy()
+                lower, upper = (level if side == 1.0 else side for side in sides)
+                self.add_rows([(post, 1.0), (pre, -slope.numpy())], lower, upper)
+        return post
+
+    def add_unsafe(self, prop: Property, objective: str) -> np.ndarray:
+        """Append the specification, the unsafe sets joined by binary columns; returns the objective's cost."""
+        forms = [self.output_forms(s.C, s.d) for s in prop.unsafe]
+        ranges = [self._range(*form) for form in forms]
+        chosen = self._add_choice(prop) if len(forms) > 1 else None
+        target = None
+        least = min(low.max() for low, _ in ranges)
+        if objective == "margin":
+            most = max(high.max() for _, high in ranges)
+            target = self.add_columns([least], [most], lambda values: _margins(prop, values).min(keepdims=True))
+        for k, ((matrix, constant), (_, high)) in enumerate(zip(forms, ranges, strict=True)):
+            rows = len(constant)
+            terms: list[tuple[np.ndarray, np.ndarray | float]] = []
+            slack = np.zeros(rows)  # what an unchosen set's rows are relaxed by
+            if chosen is not None:
+                slack = np.maximum(high - (least if target is not None else 0.0), 0.0)
+                terms.append((chosen[[k]], slack.reshape(-1, 1)))
+            if target is not None:
+                terms.append((target, np.full((rows, 1), -1.0)))
+            self.add_rows(terms, -math.inf, slack - constant, matrix)
+        return self._cost(prop, objective, target)
+
+    def _add_choice(self, prop: Property) -> np.ndarray:
+        """Columns that sum to one, one per unsafe set: which of them the output is in."""
+        count = len(prop.unsafe)
+        chosen = self.add_columns(
+            np.zeros(count),
+            np.ones(count),
+            lambda values: np.eye(count)[_margins(prop, values).argmin()],
+            binary=self.integer,
+        )
+        self.add_rows([(chosen, np.ones((1, count)))], 1.0, 1.0)
+        return chosen
+
+    def _cost(self, prop: Property, objective: str, target: np.ndarray | None) -> np.ndarray:
+        """The objective's coefficients; "distance" appends the columns that measure it."""
+        region = prop.region
+        paid = np.zeros(0, dtype=int) if target is None else target
+        if objective == "distance":
+            if region.origin is None or region.eps is None or region.norm == 2:
+                raise SpecificationError("the closest adversarial example needs a ball in the norm linf or l1 around an input")
+            origin, x = region.origin.astype(np.float64).flatten(), self._columns[0]
+            reach = float(region.eps)
+            if region.norm == 1:
+                paid = self._add_distance(x, origin, np.full(len(x), reach))
+            else:
+                paid = self.add_columns([0.0], [reach], lambda values: np.abs(values[0] - origin).max(keepdims=True))
+                ones = sparse.csr_array((np.ones(len(x)), (np.arange(len(x)), np.full(len(x), paid[0]))))
+                self.add_rows([(x, -1.0)], -origin, math.inf, ones)
+                self.add_rows([(x, 1.0)], origin, math.inf, ones)
+        cost = np.zeros(self.size)
+        cost[paid] = 1.0
+        return cost
+
+    def _range(self, matrix: sparse.csr_array, constant: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Bounds of linear forms from those of the columns."""
+        lower, upper = np.concatenate(self._lower), np.concatenate(self._upper)
+        matrix = _widened(matrix, self.size)
+        center, radius = matrix @ ((lower + upper) / 2) + constant, abs(matrix) @ ((upper - lower) / 2)
+        return center - radius, center + radius
+
+    def program(self, cost: np.ndarray, offset: float = 0.0) -> LinearProgram:
+        """The program so far, with the given cost per column."""
+        matrices = [_widened(matrix, self.size) for matrix, _, _ in self._rows]
+        matrices.append(sparse.csr_array((0, self.size)))
+        return LinearProgram(
+            cost=cost,
+            lower=np.concatenate(self._lower),
+            upper=np.concatenate(self._upper),
+            matrix=sparse.csr_array(sparse.vstack(matrices)),
+            row_lower=np.concatenate([np.zeros(0), *(lower for _, lower, _ in self._rows)]),
+            row_upper=np.concatenate([np.zeros(0), *(upper for _, _, upper in self._rows)]),
+            integer=np.concatenate(self._binary),
+            offset=offset,
+        )
+
+    def encoding(self, cost: np.ndarray) -> Encoding:
+        """The program with its meaning."""
+        return Encoding(self.program(cost), self.graph, self.exact, tuple(self._fills))
+
+
+def encode(
+    graph: Graph,
+    box: Box,
+    nodes: Mapping[int, Interval],
+    prop: Property,
+    integer: bool = True,
+    objective: str = "margin",
+) -> Encoding:
+    """The whole question as one program.
+
+    graph, box, nodes: the network (float64, CPU), the input set (batch one) and the bounds of what activations read.
+    objective: "feasibility" (is any unsafe output reachable), "margin" (the worst margin) or "distance" (the unsafe
+    input closest to the centre of the ball). Raises SpecificationError where no linear program can say it.
+    """
+    if objective not in OBJECTIVES:
+        raise SpecificationError(f"unknown objective '{objective}' (available: {', '.join(OBJECTIVES)})")
+    encoder = Encoder(graph, box, integer)
+    for index, node in enumerate(graph.nodes):
+        if isinstance(node.op, Activation):
+            encoder.add_activation(index, nodes[node.inputs[0]])
+    return encoder.encoding(encoder.add_unsafe(prop, objective))
+
+
+def _margins(prop: Property, values: list[np.ndarray]) -> np.ndarray:
+    """The margin of every unsafe set at the output values[-1]."""
+    output = torch.from_numpy(values[-1]).unsqueeze(0)
+    return np.array([float(s.margin(output)) for s in prop.unsafe])
+
+
+def _stable_piece(op: Activation, l: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Slope and offset of the linear piece that starts at or holds l; zeros for smooth activations."""
+    if not isinstance(op, PiecewiseLinear):
+        return np.zeros(len(l)), op.forward(torch.from_numpy(l)).numpy()
+    piece = np.searchsorted(np.array(op.breakpoints), l, side="right")
+    slope = np.array(op.slopes)[piece]
+    return slope, op.forward(torch.from_numpy(l)).numpy() - slope * l
+
+
+def _flat(tensor: Tensor) -> np.ndarray:
+    """A tensor of batch one as a flat array, float64 unless boolean."""
+    flat = tensor.detach().cpu().flatten()
+    return flat.numpy() if flat.dtype == torch.bool else flat.double().numpy()
+
+
+def _widened(matrix: sparse.csr_array, columns: int) -> sparse.csr_array:
+    """The same matrix with zero columns appended."""
+    parts = (matrix.data, matrix.indices, matrix.indptr)
+    return sparse.csr_array(parts, shape=(matrix.shape[0], columns))

@@ -1,0 +1,33 @@
+"""The exception tree. Every message is one line that names the thing, the reason and the way out."""
+
+
+class VerifierError(Exception):
+    """Base of all errors that a user can cause or mend; the command line prints it and exits with code 2."""
+
+
+class InputError(VerifierError):
+    """An argument or a data file is missing, malformed or out of range."""
+
+
+class ModelError(VerifierError):
+    """A model file cannot be read, or holds something that cannot be verified."""
+
+
+class RefusedError(ModelError):
+    """A model file asks for something unsafe, such as running code, and was not opened."""
+
+
+class UnsupportedOperatorError(ModelError):
+    """A model uses an operator that is not in the registry."""
+
+
+class SpecificationError(VerifierError):
+    """A property is malformed, empty, or does not fit the model."""
+
+
+class SolverError(VerifierError):
+    """A solver failed, or answered something that cannot be trusted."""
+
+
+class SolverUnavailableError(SolverError):
+    """A solver is unknown or its package is not installed."""

@@ -1,0 +1,171 @@
+"""Graphs -> ONNX files, by our own writer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import singledispatchmethod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from verifier.errors import ModelError
+from verifier.graph import Graph, Op
+from verifier.ops.affine import Add, Linear, Reduce, Rescale
+from verifier.ops.convolution import AvgPool2d, Conv2d, ConvTranspose2d
+from verifier.ops.relu import Abs, Clip, LeakyReLU, ReLU
+from verifier.ops.shape import Concat, Pad, Reindex, Reshape
+from verifier.ops.smooth import Sigmoid, Tanh
+
+OPSET, IR_VERSION = 17, 8
+
+
+def export_onnx(graph: Graph, path: str | Path, *, rounded: bool = False) -> None:
+    """Write a graph as an ONNX file with float32 weights and a free batch size.
+
+    rounded: whether weights that float32 cannot hold (folding makes such) may be rounded to it; otherwise they raise
+    ModelError, because the file would hold another network.
+    """
+    from onnx import TensorProto, helper
+
+    writer = _Writer(rounded)
+    names = ["input"]
+    for index, node in enumerate(graph.nodes[1:], start=1):
+        writer.node, writer.shape = node.name, node.shape
+        output = "output" if index == graph.output else f"{node.name}:{index}"
+        writer.write(node.op, [names[i] for i in node.inputs], output)
+        names.append(output)
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape])
+        for name, shape in (("input", graph.input_shape), ("output", graph.output_shape))
+    ]
+    body = helper.make_graph(writer.nodes, "network", ends[:1], ends[1:], writer.initializers)
+    model = helper.make_model(
+        body, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="verifier"
+    )
+    Path(path).write_bytes(model.SerializeToString())
+
+
+class _Writer:
+    """Collects ONNX nodes and initializers. `node` and `shape` are those of the op at hand."""
+
+    def __init__(self, rounded: bool) -> None:
+        self.rounded = rounded
+        self.nodes: list[Any] = []
+        self.initializers: list[Any] = []
+        self.node, self.shape = "", ()
+
+    def constant(self, value: Tensor | Sequence[int] | float) -> str:
+        """Store a constant, integers as int64 and all else as float32; returns its name."""
+        from onnx import numpy_helper
+
+        tensor = torch.as_tensor(value)
+        array = tensor.cpu().numpy()
+        if tensor.is_floating_point() or isinstance(value, float):
+            single = array.astype(np.float32)
+            if not self.rounded and not np.array_equal(single.astype(array.dtype), array):
+                raise ModelError(
+                    f"the weights of node '{self.node}' are no float32 numbers; export with rounding, or reload"
+                )
+            array = single
+        name = f"{self.node}.{len(self.initializers)}"
+        self.initializers.append(numpy_helper.from_array(array, name))
+        return name
+
+    def emit(self, operator: str, inputs: Sequence[str], output: str = "", **attributes: Any) -> str:
+        """Append a node; returns the name of its output, made up when none is given."""
+        from onnx import helper
+
+        output = output or f"{self.node}~{len(self.nodes)}"
+        self.nodes.append(helper.make_node(operator, inputs, [output], name=output, **attributes))
+        return output
+
+    @singledispatchmethod
+    def write(self, op: Op, x: list[str], output: str) -> None:
+        """Append the ONNX nodes of `op`, reading `x` and writing `output`."""
+        raise ModelError(f"node '{self.node}': {type(op).__name__} has no ONNX form here")
+
+    @write.register
+    def _(self, op: Linear, x: list[str], output: str) -> None:
+        if len(self.shape) == 1:
+            bias = [] if op.bias is None else [self.constant(op.bias)]
+            self.emit("Gemm", [*x, self.constant(op.weight), *bias], output, transB=1)
+            return
+        product = self.emit("MatMul", [*x, self.constant(op.weight.T)], output if op.bias is None else "")
+        if op.bias is not None:
+            self.emit("Add", [product, self.constant(op.bias)], output)
+
+    @write.register
+    def _(self, op: Rescale, x: list[str], output: str) -> None:
+        scaled = self.emit("Mul", [*x, self.constant(op.scale)])
+        self.emit("Add", [scaled, self.constant(op.shift)], output)
+
+    @write.register
+    def _(self, op: Add, x: list[str], output: str) -> None:
+        total = x[0] if op.signs[0] > 0 else self.emit("Neg", x[:1])
+        for sign, value in zip(op.signs[1:], x[1:], strict=True):
+            total = self.emit("Add" if sign > 0 else "Sub", [total, value])
+        self.emit("Identity", [total], output)
+
+    @write.register
+    def _(self, op: Reduce, x: list[str], output: str) -> None:
+        axes = self.constant([axis + 1 for axis in op.axes])
+        total = self.emit("ReduceSum", [*x, axes], keepdims=int(op.keepdim))
+        self.emit("Mul", [total, self.constant(op.factor)], output)
+
+    @write.register
+    def _(self, op: Conv2d, x: list[str], output: str) -> None:
+        self._convolution("Conv", op, x, output)
+
+    @write.register
+    def _(self, op: ConvTranspose2d, x: list[str], output: str) -> None:
+        self._convolution("ConvTranspose", op, x, output, output_padding=op.output_padding)
+
+    def _convolution(self, operator: str, op: Any, x: list[str], output: str, **attributes: Any) -> None:
+        weights = [self.constant(w) for w in (op.weight, op.bias) if w is not None]
+        self.emit(operator, [*x, *weights], output, kernel_shape=op.weight.shape[2:], strides=op.stride,
+                  pads=[*op.padding, *op.padding], dilations=op.dilation, group=op.groups, **attributes)  # fmt: skip
+
+    @write.register
+    def _(self, op: AvgPool2d, x: list[str], output: str) -> None:
+        self.emit("AveragePool", x, output, kernel_shape=op.kernel, strides=op.stride,
+                  pads=[*op.padding, *op.padding], ceil_mode=int(op.ceil_mode),
+                  count_include_pad=int(op.count_padding))  # fmt: skip
+
+    @write.register
+    def _(self, op: LeakyReLU, x: list[str], output: str) -> None:
+        self.emit("PRelu", [*x, self.constant(float(op.left))], output)
+
+    @write.register
+    def _(self, op: Clip, x: list[str], output: str) -> None:
+        self.emit("Clip", [*x, self.constant(float(op.low)), self.constant(float(op.high))], output)
+
+    @write.register(ReLU)
+    @write.register(Abs)
+    @write.register(Sigmoid)
+    @write.register(Tanh)
+    def _(self, op: Op, x: list[str], output: str) -> None:
+        self.emit("Relu" if isinstance(op, ReLU) else type(op).__name__, x, output)
+
+    @write.register
+    def _(self, op: Reshape, x: list[str], output: str) -> None:
+        self.emit("Reshape", [*x, self.constant([-1, *op.shape])], output)
+
+    @write.register
+    def _(self, op: Reindex, x: list[str], output: str) -> None:
+        flat = self.emit("Flatten", x)
+        self.emit("Gather", [flat, self.constant(op.index)], output, axis=1)
+
+    @write.register
+    def _(self, op: Concat, x: list[str], output: str) -> None:
+        self.emit("Concat", x, output, axis=op.axis + 1)
+
+    @write.register
+    def _(self, op: Pad, x: list[str], output: str) -> None:
+        rank = len(self.shape) + 1
+        pads = [0] * (2 * rank)
+        for i in range(len(op.amounts) // 2):
+            pads[rank - 1 - i], pads[2 * rank - 1 - i] = op.amounts[2 * i : 2 * i + 2]
+        self.emit("Pad", [*x, self.constant(pads), self.constant(float(op.value))], output)

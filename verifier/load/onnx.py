@@ -1,0 +1,235 @@
+"""ONNX protobufs -> graphs, and their replay through onnxruntime."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from google.protobuf.message import DecodeError
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor
+
+from verifier.errors import ModelError, RefusedError
+from verifier.graph import Graph
+from verifier.load.module import normalised
+from verifier.ops.registry import ONNX, Call, find
+from verifier.types import Shape
+
+STANDARD_DOMAINS = ("", "ai.onnx")
+
+
+def parse(content: bytes) -> onnx.ModelProto:
+    """The model in these bytes. Raises ModelError when they hold none."""
+    try:
+        model = onnx.ModelProto.FromString(content)
+    except DecodeError as error:
+        raise ModelError(f"damaged or truncated ONNX file ({error}); export it again") from error
+    if not model.graph.node:
+        raise ModelError("not a model file, or truncated: it holds no ONNX graph")
+    return model
+
+
+def external_data(model: onnx.ModelProto, folder: Path) -> dict[str, bytes]:
+    """Move external tensor data into the model itself; returns the files that were read, by their stated location.
+
+    Raises RefusedError for a location outside the model's folder or behind a link, ModelError when data is missing.
+    """
+    files: dict[str, bytes] = {}
+    for tensor in _tensors(model.graph):
+        if tensor.data_location != TensorProto.EXTERNAL:
+            continue
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        location = entries.get("location", "")
+        if location not in files:
+            files[location] = _read_inside(folder, location)
+        try:
+            offset, length = int(entries.get("offset") or 0), int(entries.get("length") or len(files[location]))
+        except ValueError as error:
+            raise ModelError(f"tensor '{tensor.name}': malformed external data ({error})") from error
+        if min(offset, length) < 0 or offset + length > len(files[location]):
+            raise ModelError(f"tensor '{tensor.name}': external file '{location}' is truncated")
+        tensor.raw_data = files[location][offset : offset + length]
+        tensor.ClearField("external_data")
+        tensor.data_location = TensorProto.DEFAULT
+    return files
+
+
+def _read_inside(folder: Path, location: str) -> bytes:
+    relative = PurePosixPath(location)
+    if not location or relative.is_absolute() or ".." in relative.parts or "\\" in location or ":" in location:
+        raise RefusedError(f"refused: external data at '{location}' lies outside the model's folder; move it inside")
+    steps = [folder.joinpath(*relative.parts[: i + 1]) for i in range(len(relative.parts))]
+    if any(step.is_symlink() for step in steps):
+        raise RefusedError(f"refused: external data at '{location}' is behind a link; put the file itself there")
+    try:
+        descriptor = os.open(steps[-1], os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+        with open(descriptor, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise ModelError(f"external data '{location}' cannot be read ({error.strerror})") from error
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[TensorProto]:
+    """Every stored tensor, those in attributes and subgraphs included."""
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            yield from (attribute.t, *attribute.tensors)
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _tensors(inner)
+
+
+class OnnxRunner:
+    """The model in onnxruntime on one thread, behind an optional input normalisation `(x - mean) / std`."""
+
+    def __init__(
+        self, model: onnx.ModelProto, content: bytes, output_shape: Shape, mean: Tensor | None, std: Tensor | None
+    ) -> None:
+        self.content = content
+        self.output_shape = output_shape
+        self.normalisation = None if mean is None or std is None else (mean.float().numpy(), std.float().numpy())
+        dims = _input(model).type.tensor_type.shape.dim
+        self.batched, self.one_by_one = len(dims) > 1, len(dims) == 1 or dims[0].dim_value == 1
+
+    @cached_property
+    def session(self) -> Any:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        try:
+            return onnxruntime.InferenceSession(self.content, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's exceptions share no public base
+            raise ModelError(f"onnxruntime cannot run the network: {str(error).splitlines()[0]}") from error
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """Outputs (batch, *output_shape) of float32 inputs (batch, *input_shape)."""
+        x = np.ascontiguousarray(x, dtype=np.float32)
+        if self.normalisation is not None:
+            x = (x - self.normalisation[0]) / self.normalisation[1]
+        name = self.session.get_inputs()[0].name
+        if not self.one_by_one:
+            return self.session.run(None, {name: x})[0].reshape(len(x), *self.output_shape)
+        single = [self.session.run(None, {name: row[None] if self.batched else row})[0] for row in x]
+        return np.stack([value.reshape(self.output_shape) for value in single])
+
+
+def _input(model: onnx.ModelProto) -> onnx.ValueInfoProto:
+    """The one input that is not an initializer."""
+    stored = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in stored]
+    if len(inputs) != 1 or len(model.graph.output) != 1:
+        raise ModelError(f"{len(inputs)} inputs and {len(model.graph.output)} outputs; one of each is supported")
+    return inputs[0]
+
+
+def _input_shape(model: onnx.ModelProto) -> tuple[Shape, bool]:
+    """The input's shape without its batch axis, and whether it has one: it does unless its rank is 1."""
+    value = _input(model).type.tensor_type
+    if value.elem_type != TensorProto.FLOAT:
+        kind = TensorProto.DataType.Name(value.elem_type)
+        raise ModelError(f"the input holds {kind} numbers; only FLOAT is supported: export the network in float32")
+    dims = [dim.dim_value for dim in value.shape.dim]
+    batched = len(dims) > 1
+    if batched and dims[0] > 1:
+        raise ModelError(f"the batch size is fixed at {dims[0]}; export the network with batch size 1")
+    if not dims or min(dims[batched:]) < 1:
+        raise ModelError(f"the input shape {dims} has axes of unknown size; only the first may vary")
+    return tuple(dims[batched:]), batched
+
+
+def build_graph(model: onnx.ModelProto, mean: Tensor | None = None, std: Tensor | None = None) -> Graph:
+    """The graph of a model, behind an optional input normalisation.
+
+    Raises UnsupportedOperatorError or ModelError naming the operator and the node.
+    """
+    if model.graph.sparse_initializer:
+        raise ModelError("sparse initializers are not supported; export dense weights")
+    shape, batched = _input_shape(model)
+    builder = normalised(shape, mean, std)
+    values: dict[str, Any] = {tensor.name: _stored(tensor) for tensor in model.graph.initializer}
+    values[_input(model).name] = len(builder.nodes) - 1
+    values[""] = None  # an optional input that is left out
+    for node in model.graph.node:
+        name = node.name or node.output[0]
+        for source in node.input:
+            if source not in values:
+                raise ModelError(f"node '{name}' reads '{source}', which no node before it computes")
+        operator = node.op_type if node.domain in STANDARD_DOMAINS else f"{node.domain}.{node.op_type}"
+        inputs = [values[source] for source in node.input]
+        attributes = {a.name: _attribute(a) for a in node.attribute}
+        if not any(isinstance(value, int) for value in inputs):
+            results = _fold(model, node, operator, name, inputs, attributes)
+        elif operator == "Shape":
+            full = torch.tensor([1] * batched + list(builder.shape(inputs[0])))
+            results = [full[attributes.get("start", 0) : attributes.get("end", len(full))]]
+        else:
+            found = find(ONNX, operator, name)(Call(builder, operator, name, inputs, attributes, batched))
+            results = found if isinstance(found, list) else [found]
+        values.update(zip(node.output, results, strict=False))  # masks and indices beside the result are not computed
+    output = values.get(model.graph.output[0].name)
+    if not isinstance(output, int):
+        raise ModelError(f"the output '{model.graph.output[0].name}' does not depend on the input")
+    return builder.finish(output)
+
+
+def _stored(tensor: TensorProto) -> Tensor:
+    """A stored tensor as constants are held: float64, int64 or bool."""
+    try:
+        return _constant(numpy_helper.to_array(tensor))
+    except (ValueError, TypeError, KeyError, RuntimeError) as error:
+        raise ModelError(f"tensor '{tensor.name}' is malformed ({str(error).splitlines()[0]}); export again") from error
+
+
+def _constant(array: Any) -> Tensor:
+    array = np.asarray(array)
+    if array.dtype.kind in "iub":
+        return torch.from_numpy(array.astype(bool if array.dtype.kind == "b" else np.int64))
+    return torch.from_numpy(array.astype(np.float64))
+
+
+def _attribute(attribute: onnx.AttributeProto) -> Any:
+    value = helper.get_attribute_value(attribute)
+    if isinstance(value, bytes):
+        return value.decode("utf-8", errors="replace")
+    return list(value) if attribute.type in (onnx.AttributeProto.INTS, onnx.AttributeProto.FLOATS) else value
+
+
+FOLDING_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, NotImplementedError)
+
+
+def _fold(
+    model: onnx.ModelProto,
+    node: onnx.NodeProto,
+    operator: str,
+    name: str,
+    inputs: list[Any],
+    attributes: Mapping[str, Any],
+) -> list[Tensor]:
+    """The value of an operator on constants alone, in float64, by ONNX's reference implementation."""
+    from onnx.reference import ReferenceEvaluator
+
+    if operator == "Constant" and "value" in attributes:
+        return [_stored(attributes["value"])]
+    if operator in ("Identity", "Cast") and attributes.get("to", TensorProto.FLOAT) == TensorProto.FLOAT:
+        return [inputs[0].double() if operator == "Cast" else inputs[0]]
+    if operator.startswith("Random") or node.domain not in STANDARD_DOMAINS:
+        find({}, operator, name)
+    names = [source for source in node.input if source]
+    described = [helper.make_value_info(source, onnx.TypeProto()) for source in dict.fromkeys(names)]
+    results = [helper.make_value_info(output, onnx.TypeProto()) for output in node.output if output]
+    alone = helper.make_model(helper.make_graph([node], "fold", described, results), opset_imports=model.opset_import)
+    feed = {source: value.numpy() for source, value in zip(node.input, inputs, strict=True) if value is not None}
+    try:
+        found = ReferenceEvaluator(alone).run(None, feed)
+        return [_constant(value) for value in found]
+    except FOLDING_ERRORS as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"operator '{operator}' at node '{name}' cannot be evaluated on constants: {reason}") from error

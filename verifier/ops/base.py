@@ -1,0 +1,119 @@
+"""The two kinds of op: affine maps and elementwise activations."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from verifier.graph import Op
+from verifier.ops.patches import Coefficients, dense, unit_patches
+from verifier.types import Interval, Shape
+
+
+@dataclass(frozen=True, eq=False)
+class Affine(Op):
+    """An affine map. A subclass gives `forward`; everything else follows, and may be overridden to be faster."""
+
+    mixing: ClassVar[bool] = True  # False when every input coordinate is read by at most one output coordinate and v.v.
+
+    def magnitude(self, *radii: Tensor) -> Tensor:
+        """The map with absolute coefficients and no constant. This default fits nonnegative coefficients."""
+        return self.forward(*radii) - self.forward(*(torch.zeros_like(r[:1]) for r in radii))
+
+    def interval(self, *inputs: Interval) -> Interval:
+        """Bounds of the output given bounds of the inputs (Gowal et al. 2018)."""
+        center, radius = self.forward(*(i.center for i in inputs)), self.magnitude(*(i.radius for i in inputs))
+        return Interval(center - radius, center + radius)
+
+    def transpose(self, A: Coefficients, *shapes: Shape) -> list[Coefficients]:
+        """Coefficients over the output, (batch, spec, *shape), pulled back to each input of the given shapes.
+
+        This default is the vector-Jacobian product of `forward`.
+        """
+        A = dense(A)
+        flat = A.flatten(0, 1)
+        _, pull_back = torch.func.vjp(self.forward, *(flat.new_zeros(len(flat), *shape) for shape in shapes))
+        return [gradient.unflatten(0, A.shape[:2]) for gradient in pull_back(flat)]
+
+    def rows(self, index: Tensor, dtype: torch.dtype, shape: Shape, *shapes: Shape) -> list[Coefficients]:
+        """Coefficients over the inputs of the output coordinates `index` (batch, spec), flat positions in `shape`."""
+        return self.transpose(unit_rows(index, dtype, shape), *shapes)
+
+    def rescaled(self, scale: Tensor, shift: Tensor) -> Op | None:
+        """One op that equals `self * scale + shift`, or None; constants broadcast as in Rescale."""
+        return None
+
+
+def unit_rows(index: Tensor, dtype: torch.dtype, shape: Shape) -> Coefficients:
+    """Coefficients with a one at the flat position `index` (batch, spec) in `shape`; over maps as windows."""
+    if len(shape) == 3:
+        return unit_patches(index, dtype, shape)
+    rows = torch.zeros(*index.shape, math.prod(shape), dtype=dtype, device=index.device)
+    return rows.scatter_(2, index.unsqueeze(2), 1.0).view(*index.shape, *shape)
+
+
+@dataclass(frozen=True)
+class Relaxation:
+    """Lines around an activation on its interval: slope * z + offset, below and above. None stands for zero."""
+
+    lower_slope: Tensor
+    upper_slope: Tensor
+    lower_offset: Tensor | None
+    upper_offset: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class Activation(Op):
+    """An elementwise function of one input, monotone unless `interval` says otherwise.
+
+    parameters: how many free numbers in [0, 1] per neuron choose among its valid lines.
+    """
+
+    parameters: ClassVar[int] = 1
+
+    def interval(self, z: Interval) -> Interval:
+        """The exact range over the interval z."""
+        return Interval(self.forward(z.lower), self.forward(z.upper))
+
+    @abstractmethod
+    def unstable(self, z: Interval) -> Tensor:
+        """A boolean mask of the neurons whose relaxation on z is not exact."""
+
+    @abstractmethod
+    def initial(self, z: Interval, rule: str) -> Tensor:
+        """Parameters (parameters, *z.shape) of the lines that the rule picks.
+
+        "adaptive" takes the lines of least area (Zhang et al. 2018); "parallel" takes parallel lines where the op
+        has them (Wong and Kolter 2018; Singh et al. 2018), else the adaptive ones.
+        """
+
+    @abstractmethod
+    def relax(self, z: Interval, alpha: Tensor) -> Relaxation:
+        """Lines valid on z for any alpha in [0, 1] of shape (parameters, ...) that broadcasts with z."""
+
+
+@dataclass(frozen=True, eq=False)
+class PiecewiseLinear(Activation):
+    """A continuous activation made of linear pieces: `slopes[i]` holds up to `breakpoints[i]`, the last one beyond.
+
+    With `forward` at one point this determines it, so that encodings, splits and certificates need nothing more.
+    """
+
+    @property
+    @abstractmethod
+    def breakpoints(self) -> tuple[float, ...]:
+        """Where the slope changes, ascending."""
+
+    @property
+    @abstractmethod
+    def slopes(self) -> tuple[float, ...]:
+        """The slope of each piece, one more than breakpoints."""
+
+    def unstable(self, z: Interval) -> Tensor:
+        inside = [(z.lower < point) & (z.upper > point) for point in self.breakpoints]
+        return torch.stack(inside).any(0)

@@ -1,0 +1,127 @@
+"""S-shaped smooth activations: sigmoid and tanh."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from verifier.ops.base import Activation, Relaxation
+from verifier.ops.registry import Call, importer, register
+from verifier.types import Interval
+
+BISECTIONS = 60
+
+
+@dataclass(frozen=True, eq=False)
+class SShaped(Activation):
+    """A function that is convex below zero, concave above, increasing and bounded.
+
+    An upper line is the chord while that lies above, else the tangent at a point between the point of contact of the
+    tangent through the left end and the right end (Zhang et al. 2018); alpha[1] in [0, 1] picks it. Lower lines, by
+    alpha[0], are the upper lines of -f(-z).
+    """
+
+    parameters: ClassVar[int] = 2
+
+    @abstractmethod
+    def slope(self, z: Tensor) -> Tensor:
+        """The first derivative."""
+
+    @abstractmethod
+    def curvature(self, z: Tensor) -> Tensor:
+        """The second derivative."""
+
+    def unstable(self, z: Interval) -> Tensor:
+        return z.upper > z.lower
+
+    def initial(self, z: Interval, rule: str) -> Tensor:
+        half = torch.full_like(z.lower, 0.5)
+        return torch.stack((half, half))
+
+    def relax(self, z: Interval, alpha: Tensor) -> Relaxation:
+        upper, above = self._upper_line(self.forward, z.lower, z.upper, alpha[1])
+        lower, below = self._upper_line(lambda x: -self.forward(-x), -z.upper, -z.lower, alpha[0])
+        # Evaluating f, a chord or a tangent rounds; this slack keeps the lines outside.
+        slack = 16 * torch.finfo(above.dtype).eps
+        return Relaxation(lower, upper, -below - slack, above + slack)
+
+    def _upper_line(self, f: Callable[[Tensor], Tensor], l: Tensor, u: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+        """Slope and offset of a line above f on [l, u]; the derivatives of f are even and odd, so those of -f(-z)."""
+        at_l = f(l)
+        contact = torch.maximum(self._contact(f, l, u), l)
+        curved = contact < u
+        width = torch.where(curved, torch.ones_like(l), (u - l).clamp(min=torch.finfo(l.dtype).tiny))
+        chord = torch.where(u > l, (f(u) - at_l) / width, self.slope(l))
+        point = contact + alpha * (u - contact)
+        slope = torch.where(curved, self.slope(point), chord)
+        return slope, torch.where(curved, f(point) - slope * point, at_l - slope * l)
+
+    def _contact(self, f: Callable[[Tensor], Tensor], l: Tensor, u: Tensor) -> Tensor:
+        """Where, at z >= 0, the tangent through (l, f(l)) touches f; any value >= u when it does not within [l, u]."""
+
+        def excess(z: Tensor, l: Tensor) -> Tensor:  # positive before the contact
+            return self.slope(z) * (z - l) - (f(z) - f(l))
+
+        with torch.no_grad():
+            low, high = torch.zeros_like(u), torch.where(l < 0, u.clamp(min=0), torch.zeros_like(u))
+            for _ in range(BISECTIONS):
+                middle = (low + high) / 2
+                before = excess(middle, l) > 0
+                low, high = torch.where(before, middle, low), torch.where(before, high, middle)
+            inner = (l < 0) & (high > 0) & (high < u)
+            steepness = self.curvature(high) * (high - l)
+            steepness = torch.where(inner & (steepness < 0), steepness, -torch.ones_like(u))
+        if not l.requires_grad:
+            return high
+        # The implicit function theorem gives the gradient of the contact with respect to l.
+        shift = -excess(high, l) / steepness
+        return high + torch.where(inner, shift - shift.detach(), torch.zeros_like(shift))
+
+
+@register
+@dataclass(frozen=True, eq=False)
+class Sigmoid(SShaped):
+    """1 / (1 + exp(-z))."""
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return torch.sigmoid(inputs[0])
+
+    def slope(self, z: Tensor) -> Tensor:
+        s = torch.sigmoid(z)
+        return s * (1 - s)
+
+    def curvature(self, z: Tensor) -> Tensor:
+        s = torch.sigmoid(z)
+        return s * (1 - s) * (1 - 2 * s)
+
+
+@register
+@dataclass(frozen=True, eq=False)
+class Tanh(SShaped):
+    """tanh(z)."""
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return torch.tanh(inputs[0])
+
+    def slope(self, z: Tensor) -> Tensor:
+        t = torch.tanh(z)
+        return 1 - t * t
+
+    def curvature(self, z: Tensor) -> Tensor:
+        t = torch.tanh(z)
+        return -2 * t * (1 - t * t)
+
+
+@importer(onnx=["Sigmoid"], aten=["sigmoid", "sigmoid_"], module=["Sigmoid"])
+def import_sigmoid(call: Call) -> int:
+    return call.add(Sigmoid(), call.node())
+
+
+@importer(onnx=["Tanh"], aten=["tanh", "tanh_"], module=["Tanh"])
+def import_tanh(call: Call) -> int:
+    return call.add(Tanh(), call.node())

@@ -1,0 +1,1 @@
+"""Properties: regions of inputs and unsafe sets of outputs."""

@@ -1,0 +1,322 @@
+"""The cascade that answers one property: cheap stages first, each under what is left of the time.
+
+A stage reads and improves a `Question`; adding one means writing a function and naming it in `STAGES` and `CASCADE`.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from verifier import solvers
+from verifier.attack.pgd import Fgsm, Pgd
+from verifier.attack.replay import replay
+from verifier.bounds.alpha import Alpha
+from verifier.bounds.crown import Crown
+from verifier.bounds.enclosure import enclose
+from verifier.bounds.interval import IntervalBounds
+from verifier.bounds.lp import LpBounds
+from verifier.encoding import encode
+from verifier.errors import InputError, SolverError, SpecificationError
+from verifier.graph import Graph
+from verifier.program import SolveOptions
+from verifier.spec.property import Property
+from verifier.types import Bounds, Box, Interval
+from verifier.verdict import Result, StageReport, Verdict
+
+ALLOWANCE = 16
+SOLVER_TOLERANCE = 1e-6
+TIGHTENING_SHARE = 0.25
+
+METHODS = ("auto", "interval", "crown", "alpha", "lp", "milp")
+
+
+class Subject(Protocol):
+    """What is verified: a graph, and the original model run in float32 (see `verifier.load.Model`)."""
+
+    @property
+    def graph(self) -> Graph: ...
+
+    def native(self, x: np.ndarray) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to look for an answer. timeout: seconds for the whole cascade. device: auto, cpu, cuda or cuda:N."""
+
+    method: str = "auto"
+    solver: str = "highs"
+    timeout: float = 60.0
+    device: str = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise InputError(f"unknown method '{self.method}' (available: {', '.join(METHODS)})")
+        if not self.timeout > 0:
+            raise InputError(f"the timeout must be a positive number of seconds, not {self.timeout}")
+
+    def torch_device(self) -> torch.device:
+        """The device to compute on. Raises InputError when CUDA is asked for and absent."""
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if self.device.startswith("cuda") and not torch.cuda.is_available():
+            raise InputError(f"device '{self.device}' is not available here: use --device cpu")
+        try:
+            return torch.device(self.device)
+        except RuntimeError:
+            raise InputError(f"unknown device '{self.device}' (available: auto, cpu, cuda)") from None
+
+
+@dataclass(eq=False)
+class Question:
+    """The state of one cascade.
+
+    lower: the best proved lower bound of each half-space row (rows,). nodes: bounds of what activations read.
+    found: the least margin seen at an allowed input. claims: by unsafe set, a bound that rests on a solver's word.
+    doubts: why candidates were not accepted.
+    """
+
+    subject: Subject
+    prop: Property
+    settings: Settings
+    deadline: float
+    graph: Graph
+    lower: Tensor
+    nodes: dict[int, Interval] = field(default_factory=dict)
+    found: float = math.inf
+    counterexample: np.ndarray | None = None
+    outputs: np.ndarray | None = None
+    doubts: list[str] = field(default_factory=list)
+    claims: dict[int, float] = field(default_factory=dict)
+    remark: str = ""
+
+    def __post_init__(self) -> None:
+        self.box = self.prop.region.box().to(self.graph.device)
+        C, d, self.sets = self.prop.rows
+        self.C, self.d = C.to(self.graph.device), d.to(self.graph.device)
+        self.allowance = self._rounding_allowance(C, d)
+
+    def _rounding_allowance(self, C: Tensor, d: Tensor) -> float:
+        """How far a bound must lie above zero to count: many times what rounding does to one forward pass.
+
+        It keeps huge intermediate values from passing for proofs until a certificate takes its place.
+        """
+        centre = self.box.to("cpu").center
+        width = enclose(self.subject.graph.to(torch.float64, "cpu"), Box(centre, centre), C, d).radius
+        return float(ALLOWANCE * width.max())
+
+    @property
+    def remaining(self) -> float:
+        """Seconds left."""
+        return self.deadline - time.monotonic()
+
+    @property
+    def set_bounds(self) -> list[float]:
+        """The best proved lower bound of every unsafe set's margin."""
+        return [float(self.lower[self.sets == k].max()) for k in range(len(self.prop.unsafe))]
+
+    @property
+    def open_sets(self) -> list[int]:
+        """The unsafe sets that are not yet proved unreachable; a bound that is NaN leaves its set open."""
+        return [k for k, bound in enumerate(self.set_bounds) if not bound > self.allowance]
+
+    @property
+    def open_rows(self) -> Tensor:
+        """A mask of the half-space rows of the open sets."""
+        return torch.isin(self.sets, torch.tensor(self.open_sets))
+
+    @property
+    def decided(self) -> bool:
+        return self.counterexample is not None or not self.open_sets
+
+    def improve(self, rows: Tensor, bounds: Bounds) -> None:
+        """Take over bounds of the rows (a mask), in float64 on the CPU."""
+        found = bounds.lower[0].detach().to("cpu", torch.float64) + self.d.cpu()[rows]
+        best = self.lower[rows]
+        self.lower[rows] = torch.where(found > best, found, best)
+        self.nodes = dict(bounds.nodes)
+
+    def judge(self, x: np.ndarray) -> None:
+        """Replay a candidate (*input_shape) and keep it when it is a counterexample."""
+        verdict = replay(self.subject.native, self.subject.graph, self.prop, x.astype(np.float32))
+        if verdict.inside and not math.isnan(verdict.margin):
+            self.found = min(self.found, verdict.margin)
+        if verdict.accepted:
+            self.counterexample, self.outputs = x.astype(np.float32), verdict.outputs
+        elif verdict.float32 or verdict.real:
+            self.doubts.append(verdict.reason)
+
+
+Stage = Callable[[Question], None]
+
+
+def predict(question: Question) -> None:
+    """The centre of the region (the given input itself, for a ball)."""
+    inner = question.prop.region.inner_box()
+    origin = question.prop.region.origin
+    centre = inner.project(inner.center if origin is None else torch.from_numpy(origin.astype(np.float32)).unsqueeze(0))
+    question.judge(centre[0].numpy())
+
+
+def attack(question: Question) -> None:
+    """FGSM and PGD on the property's margin, then PGD with restarts aimed at every unsafe set at once."""
+    graph, seed = question.graph.to(torch.float32), question.settings.seed
+    sets, region = question.prop.unsafe, question.prop.region.inner_box().to(question.graph.device)
+    aimed = region.select(torch.zeros(len(sets), dtype=torch.long, device=question.graph.device))
+
+    def each_set(outputs: Tensor) -> Tensor:
+        return torch.cat([s.margin(outputs[i : i + 1]) for i, s in enumerate(sets)])
+
+    for method, start, objective in (
+        (Fgsm(), region, question.prop.margin),
+        (Pgd(steps=20, seed=seed), region, question.prop.margin),
+        (Pgd(steps=40, restarts=4, seed=seed + 1), aimed, each_set),
+    ):
+        points, margins = method(graph, start, objective)
+        question.judge(points[int(margins.argmin())].cpu().numpy())
+        if question.decided or question.remaining <= 0:
+            break
+    question.remark = f"least margin found {question.found:.4g}"
+
+
+def bound_stage(method: Callable[[Question], Callable[..., Bounds]]) -> Stage:
+    """A stage that runs a bound method on the rows of the open sets."""
+
+    def stage(question: Question) -> None:
+        rows = question.open_rows
+        with torch.no_grad():
+            bounds = method(question)(question.graph, question.box, question.C[rows].unsqueeze(0))
+        question.improve(rows, bounds)
+
+    return stage
+
+
+def milp(question: Question) -> None:
+    """The exact MILP, one unsafe set after the other, after LPs have tightened the bounds of the hidden neurons.
+
+    A point of the solver's is a candidate for replay; its bound is its word, and is kept apart as such.
+    """
+    graph, box = question.graph.to(torch.float64, "cpu"), question.box.to("cpu", torch.float64)
+    share = time.monotonic() + TIGHTENING_SHARE * question.remaining
+    method = LpBounds(solver="highs", deadline=share)
+    rows = question.open_rows
+    with torch.no_grad():
+        question.improve(rows, method(graph, box, question.C[rows].unsqueeze(0).to("cpu", torch.float64)))
+    solver = solvers.get(question.settings.solver)
+    inner = question.prop.region.inner_box()
+    for k in sorted(question.open_sets, key=lambda k: question.set_bounds[k]):
+        if question.remaining <= 0:
+            return
+        one = Property(question.prop.region, (question.prop.unsafe[k],))
+        encoding = encode(graph, box, question.nodes, one)
+        options = SolveOptions(time_limit=question.remaining, cutoff=SOLVER_TOLERANCE, target=-SOLVER_TOLERANCE)
+        solution = solver.solve(encoding.program, options)
+        if solution.x is not None:
+            point = torch.from_numpy(encoding.input(solution.x).astype(np.float32)).unsqueeze(0)
+            question.judge(inner.project(point)[0].numpy())
+            if question.decided:
+                return
+        question.claims[k] = solution.bound
+        if not solution.bound > SOLVER_TOLERANCE:
+            question.remark = f"{question.settings.solver}: {solution.status.value}"
+
+
+STAGES: dict[str, Stage] = {
+    "predict": predict,
+    "attack": attack,
+    "interval": bound_stage(lambda question: IntervalBounds()),
+    "crown": bound_stage(lambda question: Crown()),
+    "alpha": bound_stage(lambda question: Alpha(steps=50, enough=question.allowance, deadline=question.deadline)),
+    "lp": bound_stage(lambda question: LpBounds(solver=question.settings.solver, deadline=question.deadline)),
+    "milp": milp,
+}
+CASCADE = ("predict", "attack", "interval", "crown", "alpha", "milp")
+
+
+def verify(
+    subject: Subject, prop: Property, settings: Settings | None = None, progress: Callable[[str], None] | None = None
+) -> Result:
+    """Answer one property by the cascade, or by one method alone.
+
+    progress: called with a line of text before each stage. Raises SpecificationError when property and network do not
+    fit, InputError or SolverUnavailableError for impossible settings.
+    """
+    settings = settings or Settings()
+    solvers.get(settings.solver)
+    began = time.monotonic()
+    graph = subject.graph.to(torch.float64, settings.torch_device())
+    prop.check_fits(graph.input_shape, math.prod(graph.output_shape))
+    lower = torch.full((len(prop.rows[1]),), -math.inf, dtype=torch.float64)
+    question = Question(subject, prop, settings, began + settings.timeout, graph, lower)
+    names = CASCADE if settings.method == "auto" else ("predict", settings.method)
+    reports: list[StageReport] = []
+    for name in names:
+        if question.decided or question.remaining <= 0:
+            break
+        if progress is not None:
+            progress(f"{name} ({question.remaining:.1f} s left)")
+        reports.append(_run(name, question))
+    return _result(question, tuple(reports), time.monotonic() - began)
+
+
+def _run(name: str, question: Question) -> StageReport:
+    """Run one stage and report it; in the cascade, a stage that cannot treat the question is passed over."""
+    began, question.remark = time.monotonic(), ""
+    try:
+        STAGES[name](question)
+    except (SolverError, SpecificationError) as error:
+        if question.settings.method != "auto":
+            raise
+        question.remark = f"passed over: {error}"
+    best = min(question.set_bounds)
+    return StageReport(name, time.monotonic() - began, best if math.isfinite(best) else None, question.remark)
+
+
+def _result(question: Question, stages: tuple[StageReport, ...], seconds: float) -> Result:
+    """The verdict that the evidence allows."""
+    claimed = {k: bound for k, bound in question.claims.items() if bound > SOLVER_TOLERANCE}
+    by_solver = bool(question.open_sets) and all(k in claimed for k in question.open_sets)
+    bounds, reason = question.set_bounds, ""
+    if question.counterexample is not None:
+        verdict = Verdict.FALSIFIED
+    elif not question.open_sets:
+        verdict = Verdict.VERIFIED
+    elif by_solver and question.settings.method == "milp":
+        verdict = Verdict.VERIFIED
+        bounds = [claimed.get(k, bound) for k, bound in enumerate(bounds)]
+    else:
+        verdict, reason = Verdict.UNKNOWN, _reason(question, by_solver)
+    return Result(
+        verdict=verdict,
+        about=question.prop.about,
+        stage=stages[-1].name if stages else "",
+        seconds=seconds,
+        proved=min(bounds),
+        found=question.found,
+        stages=stages,
+        counterexample=question.counterexample,
+        outputs=question.outputs,
+        reason=reason,
+        solver_word=verdict is Verdict.VERIFIED and bool(question.open_sets),
+    )
+
+
+def _reason(question: Question, by_solver: bool) -> str:
+    """Why there is no verdict."""
+    if by_solver:
+        claim = f"{question.settings.solver} claims that no counterexample exists"
+        return f"{claim}, but a solver's word is no proof; --method milp accepts it"
+    if question.doubts:
+        return question.doubts[-1]
+    if question.remaining <= 0:
+        return f"the time limit of {question.settings.timeout:g} s was reached"
+    best = min(question.set_bounds)
+    return f"the best bound that {question.settings.method} reaches is {best:.4g}, which is not above zero"

@@ -1,0 +1,60 @@
+"""Verdicts and the record of how one was reached."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+
+
+class Verdict(Enum):
+    """The answer to one property. The value is its meaning."""
+
+    VERIFIED = "no allowed input violates the property"
+    FALSIFIED = "a replayed input violates the property"
+    UNKNOWN = "neither a proof nor a counterexample was found"
+
+    @property
+    def exit_code(self) -> int:
+        """The command line's exit code."""
+        return {"VERIFIED": 0, "FALSIFIED": 1, "UNKNOWN": 3}[self.name]
+
+
+@dataclass(frozen=True)
+class StageReport:
+    """What one stage of the cascade did: the best margin bound it proved (None: none), and a remark for people."""
+
+    name: str
+    seconds: float
+    margin: float | None = None
+    remark: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """A verdict with its evidence.
+
+    about: the claim in words. stage: the stage that decided. proved: the best proved lower bound of the margin, over
+    all unsafe sets (-inf: none). found: the least margin seen at an allowed input (inf: none).
+    counterexample: a float32 input of the model's input shape, when FALSIFIED. reason: why, when UNKNOWN.
+    solver_word: the answer rests on a solver's word alone. semantics: the arithmetic that the claim is about.
+    """
+
+    verdict: Verdict
+    about: str
+    stage: str
+    seconds: float
+    proved: float
+    found: float
+    stages: tuple[StageReport, ...]
+    counterexample: np.ndarray | None = None
+    outputs: np.ndarray | None = None
+    reason: str = ""
+    solver_word: bool = False
+    semantics: str = "real"
+
+    @property
+    def label(self) -> str:
+        """The verdict as printed."""
+        return f"{self.verdict.name} (solver, uncertified)" if self.solver_word else self.verdict.name
