@@ -95,9 +95,7 @@ def regions(graph: Graph, cell: Polytope) -> Iterator[tuple[AffineMap, Polytope]
     yield from _from_node(graph, 1, [AffineMap(np.eye(count), np.zeros(count))], cell)
 
 
-def _from_node(
-    graph: Graph, index: int, maps: list[AffineMap], cell: Polytope
-) -> Iterator[tuple[AffineMap, Polytope]]:
+def _from_node(graph: Graph, index: int, maps: list[AffineMap], cell: Polytope) -> Iterator[tuple[AffineMap, Polytope]]:
     if index == len(graph.nodes):
         yield maps[-1], cell
         return

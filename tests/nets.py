@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -53,7 +54,7 @@ def mlp(generator: torch.Generator, sizes: tuple[int, ...], activation: Act = Re
     """Dense layers of the given sizes with an activation between any two."""
     builder = GraphBuilder(sizes[:1])
     x = 0
-    for i, (inputs, outputs) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for i, (inputs, outputs) in enumerate(pairwise(sizes)):
         x = builder.add(linear(generator, inputs, outputs), builder.add(activation(), x) if i else x)
     return builder.finish()
 

@@ -67,7 +67,8 @@ class Encoder:
 
     def __init__(self, graph: Graph, box: Box, integer: bool) -> None:
         if isinstance(box, Ball) and box.norm == 2:
-            raise SpecificationError("an l2 ball has no linear encoding: use --method crown or alpha, or --norm linf or l1")
+            way_out = "use --method crown or alpha, or --norm linf or l1"
+            raise SpecificationError(f"an l2 ball has no linear encoding: {way_out}")
         self.graph, self.integer, self.exact = graph, integer, integer
         self._lower: list[np.ndarray] = []
         self._upper: list[np.ndarray] = []
@@ -119,8 +120,9 @@ class Encoder:
         blocks = [] if forms is None else [_widened(forms, self.size)]
         for columns, coefficients in terms:
             if np.ndim(coefficients) == 2:
-                rows, place = np.nonzero(coefficients)
-                data, index, count = np.asarray(coefficients)[rows, place], columns[place], np.shape(coefficients)[0]
+                block = np.asarray(coefficients)
+                rows, place = np.nonzero(block)
+                data, index, count = block[rows, place], columns[place], len(block)
             else:
                 rows, index, count = np.arange(len(columns)), columns, len(columns)
                 data = np.broadcast_to(np.asarray(coefficients, dtype=np.float64), len(columns))
@@ -182,7 +184,14 @@ class Encoder:
         self._columns[node], self._constants[node] = columns, constants
 
     def _add_active(
-        self, node: int, read: int, index: np.ndarray, slope: np.ndarray, offset: np.ndarray, l: np.ndarray, u: np.ndarray
+        self,
+        node: int,
+        read: int,
+        index: np.ndarray,
+        slope: np.ndarray,
+        offset: np.ndarray,
+        l: np.ndarray,
+        u: np.ndarray,
     ) -> np.ndarray:
         """Columns of neurons on one linear piece with a slope: equal to a linear form."""
         ends = slope * l[index] + offset, slope * u[index] + offset
@@ -212,6 +221,11 @@ class Encoder:
                 added = sparse.csr_array((jump, (inside, hinge)), shape=(len(index), self.size))
                 hinges = sparse.csr_array(_widened(hinges, self.size) + added)
         self.add_rows(terms, -offset, -offset, hinges)
+        bends = sum((l < point) & (point < u) for point in op.breakpoints)
+        several = np.flatnonzero(bends > 1)  # here triangles of single hinges are looser than the lines of the whole op
+        if len(several):
+            part = Interval(z.lower[several], z.upper[several])
+            self._add_lines(op, pre[several], post[several], part, (0.0, 1.0))
         return post
 
     def _add_hinge(
@@ -238,16 +252,22 @@ class Encoder:
         self.exact = False
         span = op.interval(z)
         post = self.add_columns(span.lower.numpy(), span.upper.numpy(), lambda values: values[node][index])
-        for choice in (0.0, 0.5, 1.0):
+        self._add_lines(op, pre, post, z, (0.0, 0.5, 1.0))
+        return post
+
+    def _add_lines(
+        self, op: Activation, pre: np.ndarray, post: np.ndarray, z: Interval, choices: tuple[float, ...]
+    ) -> None:
+        """Rows that hold `post` between the lines that `op` has for some of its parameters."""
+        for choice in choices:
             lines = op.relax(z, torch.full((op.parameters, *z.lower.shape), choice, dtype=z.lower.dtype))
             for slope, offset, sides in (
                 (lines.lower_slope, lines.lower_offset, (1.0, math.inf)),
                 (lines.upper_slope, lines.upper_offset, (-math.inf, 1.0)),
             ):
-                level = np.zeros(len(index)) if offset is None else offset.numpy()
+                level = np.zeros(len(pre)) if offset is None else offset.numpy()
                 lower, upper = (level if side == 1.0 else side for side in sides)
                 self.add_rows([(post, 1.0), (pre, -slope.numpy())], lower, upper)
-        return post
 
     def add_unsafe(self, prop: Property, objective: str) -> np.ndarray:
         """Append the specification, the unsafe sets joined by binary columns; returns the objective's cost."""
@@ -289,7 +309,7 @@ class Encoder:
         paid = np.zeros(0, dtype=int) if target is None else target
         if objective == "distance":
             if region.origin is None or region.eps is None or region.norm == 2:
-                raise SpecificationError("the closest adversarial example needs a ball in the norm linf or l1 around an input")
+                raise SpecificationError("the closest adversarial example needs an linf or l1 ball around an input")
             origin, x = region.origin.astype(np.float64).flatten(), self._columns[0]
             reach = float(region.eps)
             if region.norm == 1:

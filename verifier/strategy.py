@@ -224,8 +224,9 @@ def milp(question: Question) -> None:
             question.judge(inner.project(point)[0].numpy())
             if question.decided:
                 return
-        question.claims[k] = solution.bound
-        if not solution.bound > SOLVER_TOLERANCE:
+        if solution.bound < math.inf:  # runs of the network satisfy the program: "infeasible" is an error of the solver
+            question.claims[k] = solution.bound
+        if not SOLVER_TOLERANCE < solution.bound < math.inf:
             question.remark = f"{question.settings.solver}: {solution.status.value}"
 
 

@@ -15,6 +15,8 @@ from torch import Tensor
 
 Shape = tuple[int, ...]
 
+BISECTIONS = 60
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -75,34 +77,39 @@ class Ball(Box):
 
         Any split A = p + q gives the bound box(p) + ball(q) (weak duality). The best split leaves to the ball what
         lies under a water line: q_i = min(|a_i|, line * d_i) for l2 and min(|a_i|, line) for l1, where d_i is how
-        far coordinate i may move. The line is searched without gradients; the bound is valid for any line, and
-        by the envelope theorem its gradient is right.
+        far coordinate i may move. The bound is valid for any line, and its gradient is that of the best one.
         """
         a, origin = A.flatten(2), self.origin.flatten(1).unsqueeze(1)
-        room = torch.where(a >= 0, origin - self.lower.flatten(1).unsqueeze(1), self.upper.flatten(1).unsqueeze(1) - origin)
+        lower, upper = self.lower.flatten(1).unsqueeze(1), self.upper.flatten(1).unsqueeze(1)
+        room = torch.where(a >= 0, origin - lower, upper - origin)
         eps = self.eps.view(-1, 1)
-        weight = room if self.norm == 2 else torch.ones_like(room)
-        line = self._water_line(a.detach().abs(), room.detach(), weight.detach(), eps.detach())
-        q = torch.minimum(a.abs(), line.unsqueeze(2) * weight)
-        dual_norm = torch.linalg.vector_norm(q, ord=2 if self.norm == 2 else torch.inf, dim=2)
-        return (a * origin).sum(2) - ((a.abs() - q) * room).sum(2) - eps * dual_norm
+        if self.norm == 2:
+            q = torch.minimum(a.abs(), self._l2_line(a.detach().abs(), room.detach()).unsqueeze(2) * room)
+            paid = torch.linalg.vector_norm(q, dim=2)
+        else:
+            paid = self._l1_line(a.abs(), room)
+            q = torch.minimum(a.abs(), paid.unsqueeze(2))
+        return (a * origin).sum(2) - ((a.abs() - q) * room).sum(2) - eps * paid
 
-    def _water_line(self, a: Tensor, room: Tensor, weight: Tensor, eps: Tensor) -> Tensor:
-        """The line (batch, spec) that maximises the bound of `minimum`, by bisection on its derivative's sign."""
-        low = torch.zeros(a.shape[:2], dtype=a.dtype, device=a.device)
-        ratio = torch.where(weight > 0, a / weight.clamp(min=torch.finfo(a.dtype).tiny), torch.zeros_like(a))
-        high = ratio.amax(2)
-        for _ in range(60):
+    def _l2_line(self, a: Tensor, room: Tensor) -> Tensor:
+        """The best line (batch, spec) by bisection; by the envelope theorem no gradient passes through it."""
+        tiny = torch.finfo(a.dtype).tiny
+        ratio = torch.where(room > 0, a / room.clamp(min=tiny), torch.zeros_like(a))
+        low, high = torch.zeros_like(a[:, :, 0]), 2 * ratio.amax(2)
+        for _ in range(BISECTIONS):
             line = (low + high) / 2
-            above = ratio > line.unsqueeze(2)  # these coordinates move all the way to the box
-            if self.norm == 2:
-                step = torch.where(above, room, a / line.clamp(min=torch.finfo(a.dtype).tiny).unsqueeze(2))
-                used = torch.linalg.vector_norm(step, dim=2)
-            else:
-                used = torch.where(above, room, torch.zeros_like(room)).sum(2)
-            too_far = used > eps
+            step = torch.minimum(a / line.clamp(min=tiny).unsqueeze(2), room)
+            too_far = torch.linalg.vector_norm(step, dim=2) > self.eps.view(-1, 1)
             low, high = torch.where(too_far, line, low), torch.where(too_far, high, line)
         return high
+
+    def _l1_line(self, a: Tensor, room: Tensor) -> Tensor:
+        """The best line (batch, spec): the largest coefficient that may move further than the ball has left."""
+        ordered, order = a.sort(dim=2, descending=True)
+        spent = room.detach().gather(2, order).cumsum(2)
+        over = spent > self.eps.view(-1, 1, 1)
+        first = over.to(torch.uint8).argmax(dim=2, keepdim=True)
+        return torch.where(over.any(2), ordered.gather(2, first).squeeze(2), torch.zeros_like(spent[:, :, 0]))
 
     def project(self, x: Tensor) -> Tensor:
         """A point of the set near x: scaled (l2) or soft-thresholded (l1) onto the ball, then clipped to the box.

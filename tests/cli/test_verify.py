@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from verifier.verdict import Result, StageReport, Verdict
+
 POINT = np.array([[[0.7, 0.2], [0.0, 0.5]]], dtype=np.float32)  # image 0 of data.npz
+MODELS = Path(__file__).parents[2] / "models"
 Run = Callable[..., tuple[int, str, str]]
 
 KNOWN = ("verify", "known.onnx", "--dataset", "data.npz")
@@ -118,8 +121,29 @@ def test_quiet_prints_the_sentence_only_and_verbose_tells_progress_on_stderr(run
     assert err
 
 
+def test_a_solvers_word_is_never_called_a_proof(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stages = (StageReport("milp", 0.1, -4.0, ""),)
+    answer = Result(Verdict.VERIFIED, "the prediction stays 0", "milp", 0.1, 0.25, 1.0, stages, solver_word=True)
+    monkeypatch.setattr("verifier.strategy.verify", lambda *args: answer)
+    _, out, _ = run(*KNOWN, "--eps", "0.1", "--method", "milp", "--solver", "scipy", "-q")
+    assert out.startswith("VERIFIED (solver, uncertified): ")
+    assert "scipy claims a margin of at least 0.25" in out
+    record = json.loads(run(*KNOWN, "--eps", "0.1", "--json")[1])
+    assert (record["margin_proved"], record["margin_claimed"], record["solver_word"]) == (None, 0.25, True)
+
+
+def test_an_open_question_tells_why_and_what_is_known(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = Result(Verdict.UNKNOWN, "the prediction stays 0", "crown", 0.1, -np.inf, 0.5, (), reason="time is up")
+    monkeypatch.setattr("verifier.strategy.verify", lambda *args: answer)
+    code, out, _ = run(*KNOWN, "--eps", "0.1", "-q")
+    assert code == 3
+    assert out.startswith("UNKNOWN: ") and "time is up; the margin is at least -inf and at most 0.5" in out
+    code, out, _ = run(*KNOWN, "--eps", "0.1", "--json")
+    assert (code, json.loads(out)["margin_proved"], json.loads(out)["reason"]) == (3, None, "time is up")
+
+
 def test_the_default_input_comes_from_the_model_card_and_the_output_says_so(run: Run) -> None:
-    code, out, err = run("verify", "models/digits_mlp.pt", "--eps", "0", "--target", "3")
+    code, out, err = run("verify", MODELS / "digits_mlp.pt", "--eps", "0", "--target", "3")
     assert (code, err) == (0, "")
     assert "digits image 0 (label 0)" in out
     assert "no --index or --input was given" in out

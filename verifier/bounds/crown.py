@@ -38,14 +38,16 @@ def unsqueezed(z: Interval) -> Interval:
     return Interval(z.lower.unsqueeze(1), z.upper.unsqueeze(1))
 
 
-def unstable_rows(graph: Graph, node: int, z: Interval, readers: list[Activation]) -> Tensor:
-    """Flat positions (batch, spec) of the neurons that some reader cannot relax exactly, spec being the most in a batch.
+def unstable_rows(z: Interval, readers: list[Activation]) -> tuple[Tensor, Tensor]:
+    """The neurons that some reader cannot relax exactly: flat positions (batch, spec), and which of these count.
 
-    Batch elements with fewer are filled up with stable neurons, so that positions in a row are distinct.
+    Batch elements with fewer than the most are filled up with stable neurons, which do not count, so that positions
+    in a row are distinct and a batch gives the same bounds as its elements.
     """
     mask = torch.stack([op.unstable(z) for op in readers]).any(0).flatten(1)
     most = int(mask.sum(1).max())
-    return mask.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
+    index = mask.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
+    return index, mask.gather(1, index)
 
 
 def refiner(graph: Graph, box: Box, relax: Relax, memory: int) -> Refine:
@@ -55,7 +57,7 @@ def refiner(graph: Graph, box: Box, relax: Relax, memory: int) -> Refine:
     def refine(node: int, z: Interval, nodes: dict[int, Interval]) -> Interval:
         if exact[node]:
             return z
-        index = unstable_rows(graph, node, z, readers[node])
+        index, counts = unstable_rows(z, readers[node])
         if not index.shape[1]:
             return z
         lines = relax(node, nodes)
@@ -67,16 +69,17 @@ def refiner(graph: Graph, box: Box, relax: Relax, memory: int) -> Refine:
             form, constant = pull_back(graph, *signed, lines)
             parts.append(concretise(form, constant, box, {}).unflatten(1, (2, -1)))
         lower, negated_upper = torch.cat(parts, 2).unbind(1)
-        return tightened(z, index, lower, -negated_upper)
+        return tightened(z, index, counts, lower, -negated_upper)
 
     return refine
 
 
-def tightened(z: Interval, index: Tensor, lower: Tensor, upper: Tensor) -> Interval:
-    """The interval intersected with bounds (batch, spec) of the neurons at flat positions `index`."""
+def tightened(z: Interval, index: Tensor, counts: Tensor, lower: Tensor, upper: Tensor) -> Interval:
+    """The interval intersected with bounds (batch, spec) of the neurons at flat positions `index`, where these count."""
     l, u = z.lower.flatten(1), z.upper.flatten(1)
-    l = l.scatter(1, index, torch.maximum(l.gather(1, index), lower))
-    u = u.scatter(1, index, torch.minimum(u.gather(1, index), upper))
+    known_l, known_u = l.gather(1, index), u.gather(1, index)
+    l = l.scatter(1, index, torch.where(counts, torch.maximum(known_l, lower), known_l))
+    u = u.scatter(1, index, torch.where(counts, torch.minimum(known_u, upper), known_u))
     # The two can cross by a rounding error alone; both ends then bound the same number.
     return Interval(torch.minimum(l, u).view_as(z.lower), torch.maximum(l, u).view_as(z.upper))
 

@@ -29,9 +29,9 @@ def is_exact(graph: Graph, box: Box) -> list[bool]:
     """For each node, whether interval propagation is exact there: one mixing op, of a box, and only scaling before."""
     independent, exact = [not isinstance(box, Ball)], [not isinstance(box, Ball)]
     for node in graph.nodes[1:]:
-        affine = isinstance(node.op, Affine)
+        affine, mixing = isinstance(node.op, Affine), isinstance(node.op, Affine) and node.op.mixing
         single = len(node.inputs) == 1 and independent[node.inputs[0]]
-        independent.append(single and not (affine and node.op.mixing))  # type: ignore[union-attr]
+        independent.append(single and not mixing)
         exact.append(single or (not affine and exact[node.inputs[0]]))
     return exact
 

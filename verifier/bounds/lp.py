@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from verifier.bounds.interval import is_exact, propagate, read_by_activations
 from verifier.encoding import Encoder
 from verifier.graph import Graph
 from verifier.ops.base import Activation
-from verifier.program import SolveOptions
+from verifier.program import Solution, SolveOptions
 from verifier.solvers import get
 from verifier.types import Bounds, Box, Interval
 
@@ -69,12 +70,12 @@ class LpBounds:
                 encoded += 1
                 if isinstance(graph.nodes[encoded].op, Activation):
                     encoder.add_activation(encoded, nodes[graph.nodes[encoded].inputs[0]])
-            index = unstable_rows(graph, node, z, readers[node])
+            index, counts = unstable_rows(z, readers[node])
             if skip[node] or not index.shape[1]:
                 return z
             matrix, constant = encoder.forms(node, index.squeeze(0).numpy())
             lower, upper = self._extremes(encoder, matrix.toarray(), constant)
-            return tightened(z, index, lower.unsqueeze(0), upper.unsqueeze(0))
+            return tightened(z, index, counts, lower.unsqueeze(0), upper.unsqueeze(0))
 
         _, nodes = propagate(graph, box, refine)
         for index in range(encoded + 1, len(graph.nodes)):
@@ -93,6 +94,14 @@ class LpBounds:
             return -empty, empty
         options = SolveOptions(time_limit=min(limits) if limits else None)
         solutions = get(self.solver).minimise_many(program, np.concatenate((rows, -rows)), options)
-        bounds = torch.tensor([s.bound for s in solutions], dtype=torch.float64)
+        bounds = torch.tensor([self._proved(s) for s in solutions], dtype=torch.float64)
         offset = torch.from_numpy(constant)
         return offset + bounds[: len(constant)], offset - bounds[len(constant) :]
+
+    def _proved(self, solution: Solution) -> float:
+        """The bound of one solve if it counts, else -inf: an LP's must follow from multipliers.
+
+        Runs of the network satisfy the program, so that "infeasible" (a bound of inf) is an error of the solver.
+        """
+        counts = solution.bound < math.inf and (self.integer or solution.row_duals is not None)
+        return solution.bound if counts else -math.inf

@@ -64,6 +64,8 @@ def read_sample(args: argparse.Namespace, model: Model) -> Sample:
 
     Raises InputError when it cannot be read, does not fit the model, or the options contradict each other.
     """
+    if model.graph.nodes[-1].size < 2:
+        raise InputError(f"{model.path}: the network has one output, a prediction needs at least two classes")
     found = _from_file(args, model) if args.input is not None else _from_dataset(args, model)
     shape = tuple(model.graph.input_shape)
     if not _same_layout(found.values.shape, shape):
@@ -85,8 +87,6 @@ def read_property(args: argparse.Namespace, model: Model, sample: Sample) -> Pro
     """Local robustness of the sample, by --eps, --norm and --target. Raises SpecificationError when they do not fit."""
     span = {"lower": sample.lower, "upper": sample.upper}
     classes = model.graph.nodes[-1].size
-    if classes < 2:
-        raise InputError(f"{model.path}: the network has one output, a prediction needs at least two classes")
     return local_robustness(sample.x, sample.label, args.eps, args.norm, args.target, classes=classes, **span)
 
 

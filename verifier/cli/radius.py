@@ -7,18 +7,21 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from verifier.cli import options
-from verifier.cli.output import at_least, at_most, print_json, print_notes, print_table, progress, seconds
+from verifier.cli.output import print_json, print_notes, print_table, progress, seconds
 
 if TYPE_CHECKING:
     from verifier.cli.inputs import Sample
     from verifier.load import Model
-    from verifier.strategy import Radius
+    from verifier.radius import Radius
 
 DESCRIPTION = "Enclose the largest safe eps of one input between the largest one proved and the smallest one broken."
+EPILOG = "Exit codes: 0 whatever the radius is, 2 error."
 
 
 def add_parser(subparsers: options.Subparsers) -> None:
-    parser = subparsers.add_parser("radius", help="how large an eps is safe for one input", description=DESCRIPTION)
+    parser = subparsers.add_parser(
+        "radius", help="how large an eps is safe for one input", description=DESCRIPTION, epilog=EPILOG
+    )
     options.add_model(parser)
     options.add_input(parser)
     options.add_property(parser, eps=False)
@@ -32,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     from verifier.cli.evidence import evidence_folder, write_evidence
     from verifier.cli.inputs import read_sample
     from verifier.load import load
-    from verifier.strategy import radius
+    from verifier.radius import radius
 
     settings, folder = options.read_settings(args), evidence_folder(args)
     model = load(args.model, args.arch)
@@ -58,14 +61,18 @@ def run(args: argparse.Namespace) -> int:
 def sentence(args: argparse.Namespace, sample: Sample, result: Radius) -> str:
     """The result in one plain sentence."""
     claim = f"stays {sample.label}" if args.target is None else f"cannot become {args.target}"
-    around = f"{args.norm} distance {{}} of {sample.source} (label {sample.label})"
-    proved = f"the prediction {claim} within " + around.format(at_least(result.proved))
-    broken = f"is broken at {at_most(result.broken)}" if math.isfinite(result.broken) else "was never broken"
-    return f"RADIUS: {proved}, and {broken} ({len(result.steps)} steps, {seconds(result.seconds)})."
+    ball = f"within {args.norm} distance {{}} of {sample.source} (label {sample.label})"
+    if math.isfinite(result.proved):
+        found = f"the prediction {claim} {ball.format(f'{result.proved:.6g}')}"
+    else:
+        found = f"no eps is proved, not even 0, at which the prediction {claim} {ball.format('eps')}"
+    broken = f"it is broken at {result.broken:.6g}" if math.isfinite(result.broken) else "no eps was found to break it"
+    steps = f"{len(result.steps)} step{'' if len(result.steps) == 1 else 's'}"
+    return f"RADIUS: {found}; {broken} ({steps}, {seconds(result.seconds)})."
 
 
 def record(args: argparse.Namespace, model: Model, sample: Sample, result: Radius, files: list[str]) -> dict[str, Any]:
-    """The result as --json prints it; eps_broken is null when nothing was broken."""
+    """The result as --json prints it; eps_proved or eps_broken is null when there is none."""
     x = result.counterexample
     return {
         "command": "radius",

@@ -66,8 +66,10 @@ def sentence(args: argparse.Namespace, sample: Sample, result: Result) -> str:
     ball = f"within {args.norm} distance {args.eps} of {sample.source} (label {sample.label})"
     spent = f"{result.stage}, {seconds(result.seconds)}"
     if result.verdict is Verdict.VERIFIED:
-        margin = f"the margin is at least {at_least(result.proved)}"
-        claim = f"for every input {ball}, {result.about}; {margin} in {result.semantics} arithmetic"
+        margin = f"the margin is at least {at_least(result.proved)} in {result.semantics} arithmetic"
+        if result.solver_word:
+            margin = f"{args.solver} claims a margin of at least {at_least(result.proved)}"
+        claim = f"for every input {ball}, {result.about}; {margin}"
         return f"{result.label}: {claim} ({spent})."
     if result.verdict is Verdict.FALSIFIED:
         return f"{result.label}: {_broken(args, sample, result, ball)} (margin {at_most(result.found)}; {spent})."
@@ -99,8 +101,9 @@ def print_details(sample: Sample, result: Result, files: list[str]) -> None:
 
 
 def record(args: argparse.Namespace, model: Model, sample: Sample, result: Result, files: list[str]) -> dict[str, Any]:
-    """The result as --json prints it. Margins that do not exist are null."""
+    """The result as --json prints it. Margins that do not exist are null; a claimed one is a solver's word alone."""
     x = result.counterexample
+    margin, none = ("margin_claimed", "margin_proved") if result.solver_word else ("margin_proved", "margin_claimed")
     return {
         "command": "verify",
         "verdict": result.verdict.name,
@@ -116,7 +119,8 @@ def record(args: argparse.Namespace, model: Model, sample: Sample, result: Resul
         "method": args.method,
         "stage": result.stage,
         "seconds": result.seconds,
-        "margin_proved": result.proved,
+        margin: result.proved,
+        none: None,
         "margin_found": result.found,
         "reason": result.reason,
         "stages": [vars(stage) for stage in result.stages],

@@ -18,6 +18,7 @@ from verifier.ops.convolution import AvgPool2d, Conv2d, ConvTranspose2d
 from verifier.ops.relu import Abs, Clip, LeakyReLU, ReLU
 from verifier.ops.shape import Concat, Pad, Reindex, Reshape
 from verifier.ops.smooth import Sigmoid, Tanh
+from verifier.types import Shape
 
 OPSET, IR_VERSION = 17, 8
 
@@ -55,7 +56,8 @@ class _Writer:
         self.rounded = rounded
         self.nodes: list[Any] = []
         self.initializers: list[Any] = []
-        self.node, self.shape = "", ()
+        self.node = ""
+        self.shape: Shape = ()
 
     def constant(self, value: Tensor | Sequence[int] | float) -> str:
         """Store a constant, integers as int64 and all else as float32; returns its name."""
@@ -90,8 +92,8 @@ class _Writer:
     @write.register
     def _(self, op: Linear, x: list[str], output: str) -> None:
         if len(self.shape) == 1:
-            bias = [] if op.bias is None else [self.constant(op.bias)]
-            self.emit("Gemm", [*x, self.constant(op.weight), *bias], output, transB=1)
+            weights = [self.constant(w) for w in (op.weight, op.bias) if w is not None]
+            self.emit("Gemm", [*x, *weights], output, transB=1)
             return
         product = self.emit("MatMul", [*x, self.constant(op.weight.T)], output if op.bias is None else "")
         if op.bias is not None:
@@ -136,7 +138,7 @@ class _Writer:
 
     @write.register
     def _(self, op: LeakyReLU, x: list[str], output: str) -> None:
-        self.emit("PRelu", [*x, self.constant(float(op.left))], output)
+        self.emit("PRelu", [*x, self.constant(float(op.slope))], output)
 
     @write.register
     def _(self, op: Clip, x: list[str], output: str) -> None:

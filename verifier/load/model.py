@@ -59,7 +59,9 @@ def load(path: str | Path, arch: str | None = None) -> Model:
             return _load_onnx(path, stored, content, arch)
         return _load_torch(path, stored, content, form, arch)
     except ModelError as error:
-        raise type(error)(f"{path}: {error}") from error
+        # A damaged file may put anything into the names that an error quotes.
+        line = "".join(letter if letter.isprintable() else "?" for letter in str(error))
+        raise type(error)(f"{path}: {line}") from error
 
 
 def _read(path: Path) -> bytes:

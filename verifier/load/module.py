@@ -46,7 +46,9 @@ def normalised(input_shape: Shape, mean: Tensor | None, std: Tensor | None) -> G
     return builder
 
 
-def from_sequence(module: nn.Module, input_shape: Shape, mean: Tensor | None = None, std: Tensor | None = None) -> Graph:
+def from_sequence(
+    module: nn.Module, input_shape: Shape, mean: Tensor | None = None, std: Tensor | None = None
+) -> Graph:
     """The graph of a module for which `is_sequence` holds, behind an optional input normalisation."""
     builder = normalised(input_shape, mean, std)
     return builder.finish(_add_layers(builder, len(builder.nodes) - 1, module, ""))
@@ -79,6 +81,10 @@ def _constant(value: Tensor | None) -> Tensor | None:
 TRACING_ERRORS = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError)
 
 
+def _scalar(value: float) -> Tensor:
+    return torch.tensor(value, dtype=torch.float64)
+
+
 def _from_export(module: nn.Module, input_shape: Shape) -> Graph:
     from torch.export import export
     from torch.export.graph_signature import InputKind
@@ -91,6 +97,10 @@ def _from_export(module: nn.Module, input_shape: Shape) -> Graph:
         reason = str(error).strip().partition("\n")[0]
         raise ModelError(f"torch.export cannot read {type(module).__name__}: {reason}") from error
 
+    calls = [node.target for node in program.graph.nodes if isinstance(node.target, torch._ops.OpOverload)]
+    if any(target._schema.is_mutable for target in calls):
+        program = program.run_decompositions({})  # in-place operators become functions; nothing else changes
+
     builder = GraphBuilder(input_shape)
     stored: dict[str, Any] = {**program.state_dict, **program.constants}
     values: dict[Any, Any] = {}
@@ -99,7 +109,7 @@ def _from_export(module: nn.Module, input_shape: Shape) -> Graph:
         if node.op == "placeholder":
             spec = targets[node.name]
             values[node] = 0 if spec.kind is InputKind.USER_INPUT else _constant(stored[spec.target])
-        elif node.op == "call_function":
+        elif node.op == "call_function" and node.users:  # what nobody reads are assertions
             values[node] = _apply(builder, node, values)
         elif node.op == "output":
             outputs = [values[arg] for arg in node.args[0]]
@@ -125,7 +135,7 @@ def _apply(builder: GraphBuilder, node: Any, values: Mapping[Any, Any]) -> Any:
         value = given.get(argument.name, argument.default_value)
         if argument.name in ("self", "other") or "Tensor" in str(argument.type):
             parts = value if isinstance(value, (list, tuple)) else [value]
-            inputs += [_constant(torch.tensor(p)) if isinstance(p, (int, float)) else values.get(p, p) for p in parts]
+            inputs += [_scalar(p) if isinstance(p, (int, float)) else values.get(p, p) for p in parts]
         else:
             attributes[argument.name] = value
     return find(ATEN, operator, node.name)(Call(builder, operator, node.name, inputs, attributes))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
@@ -32,6 +32,12 @@ def parse(content: bytes) -> onnx.ModelProto:
         raise ModelError(f"damaged or truncated ONNX file ({error}); export it again") from error
     if not model.graph.node:
         raise ModelError("not a model file, or truncated: it holds no ONNX graph")
+    graph = model.graph
+    words = [value.name for value in (*graph.input, *graph.output, *graph.initializer)]
+    for node in graph.node:
+        words += [node.name, node.op_type, node.domain, *node.input, *node.output, *(a.name for a in node.attribute)]
+    if not all(isinstance(word, str) for word in words):  # protobuf hands out bytes that are no text as they are
+        raise ModelError("damaged ONNX file (a name is not text); export it again")
     return model
 
 
@@ -94,29 +100,31 @@ class OnnxRunner:
         self.content = content
         self.output_shape = output_shape
         self.normalisation = None if mean is None or std is None else (mean.float().numpy(), std.float().numpy())
-        dims = _input(model).type.tensor_type.shape.dim
-        self.batched, self.one_by_one = len(dims) > 1, len(dims) == 1 or dims[0].dim_value == 1
+        self.batched = len(_input(model).type.tensor_type.shape.dim) > 1
 
     @cached_property
     def session(self) -> Any:
         import onnxruntime
+        from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
         try:
             return onnxruntime.InferenceSession(self.content, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's exceptions share no public base
+        except (errors.Fail, errors.InvalidArgument, errors.InvalidGraph, errors.InvalidProtobuf,
+                errors.NotImplemented, errors.RuntimeException) as error:  # fmt: skip
             raise ModelError(f"onnxruntime cannot run the network: {str(error).splitlines()[0]}") from error
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
-        """Outputs (batch, *output_shape) of float32 inputs (batch, *input_shape)."""
+        """Outputs (batch, *output_shape) of float32 inputs (batch, *input_shape), run one by one.
+
+        Many networks fix the batch size at 1, in their input or in a reshaping where it does not show.
+        """
         x = np.ascontiguousarray(x, dtype=np.float32)
         if self.normalisation is not None:
             x = (x - self.normalisation[0]) / self.normalisation[1]
         name = self.session.get_inputs()[0].name
-        if not self.one_by_one:
-            return self.session.run(None, {name: x})[0].reshape(len(x), *self.output_shape)
         single = [self.session.run(None, {name: row[None] if self.batched else row})[0] for row in x]
         return np.stack([value.reshape(self.output_shape) for value in single])
 
@@ -134,7 +142,7 @@ def _input_shape(model: onnx.ModelProto) -> tuple[Shape, bool]:
     """The input's shape without its batch axis, and whether it has one: it does unless its rank is 1."""
     value = _input(model).type.tensor_type
     if value.elem_type != TensorProto.FLOAT:
-        kind = TensorProto.DataType.Name(value.elem_type)
+        kind = {number: word for word, number in TensorProto.DataType.items()}.get(value.elem_type, "unknown")
         raise ModelError(f"the input holds {kind} numbers; only FLOAT is supported: export the network in float32")
     dims = [dim.dim_value for dim in value.shape.dim]
     batched = len(dims) > 1
@@ -158,20 +166,27 @@ def build_graph(model: onnx.ModelProto, mean: Tensor | None = None, std: Tensor 
     values[_input(model).name] = len(builder.nodes) - 1
     values[""] = None  # an optional input that is left out
     for node in model.graph.node:
-        name = node.name or node.output[0]
+        name = node.name or next(iter(node.output), node.op_type)
         for source in node.input:
             if source not in values:
                 raise ModelError(f"node '{name}' reads '{source}', which no node before it computes")
         operator = node.op_type if node.domain in STANDARD_DOMAINS else f"{node.domain}.{node.op_type}"
         inputs = [values[source] for source in node.input]
         attributes = {a.name: _attribute(a) for a in node.attribute}
+        if operator == "Split":  # before operator set 18 the outputs alone told their number
+            attributes.setdefault("num_outputs", len(node.output))
+        results: list[Any]
         if not any(isinstance(value, int) for value in inputs):
             results = _fold(model, node, operator, name, inputs, attributes)
         elif operator == "Shape":
             full = torch.tensor([1] * batched + list(builder.shape(inputs[0])))
             results = [full[attributes.get("start", 0) : attributes.get("end", len(full))]]
         else:
-            found = find(ONNX, operator, name)(Call(builder, operator, name, inputs, attributes, batched))
+            importer = find(ONNX, operator, name)
+            try:
+                found = importer(Call(builder, operator, name, inputs, attributes, batched))
+            except MALFORMED as error:  # an attribute or input of the wrong type, or one that must be there
+                raise ModelError(f"malformed operator '{operator}' at node '{name}': {_reason(error)}") from error
             results = found if isinstance(found, list) else [found]
         values.update(zip(node.output, results, strict=False))  # masks and indices beside the result are not computed
     output = values.get(model.graph.output[0].name)
@@ -185,24 +200,33 @@ def _stored(tensor: TensorProto) -> Tensor:
     try:
         return _constant(numpy_helper.to_array(tensor))
     except (ValueError, TypeError, KeyError, RuntimeError) as error:
-        raise ModelError(f"tensor '{tensor.name}' is malformed ({str(error).splitlines()[0]}); export again") from error
+        raise ModelError(f"tensor '{tensor.name}' is malformed ({_reason(error)}); export again") from error
 
 
 def _constant(array: Any) -> Tensor:
     array = np.asarray(array)
     if array.dtype.kind in "iub":
         return torch.from_numpy(array.astype(bool if array.dtype.kind == "b" else np.int64))
+    if array.dtype.kind == "c":
+        raise ValueError("complex numbers")
     return torch.from_numpy(array.astype(np.float64))
 
 
 def _attribute(attribute: onnx.AttributeProto) -> Any:
-    value = helper.get_attribute_value(attribute)
+    try:
+        value = helper.get_attribute_value(attribute)
+    except MALFORMED as error:
+        raise ModelError(f"malformed attribute '{attribute.name}': {_reason(error)}; export again") from error
     if isinstance(value, bytes):
         return value.decode("utf-8", errors="replace")
     return list(value) if attribute.type in (onnx.AttributeProto.INTS, onnx.AttributeProto.FLOATS) else value
 
 
-FOLDING_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, NotImplementedError)
+MALFORMED = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, OverflowError)
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0] or type(error).__name__
 
 
 def _fold(
@@ -230,6 +254,7 @@ def _fold(
     try:
         found = ReferenceEvaluator(alone).run(None, feed)
         return [_constant(value) for value in found]
-    except FOLDING_ERRORS as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"operator '{operator}' at node '{name}' cannot be evaluated on constants: {reason}") from error
+    except MALFORMED as error:
+        raise ModelError(
+            f"operator '{operator}' at node '{name}' cannot be evaluated on constants: {_reason(error)}"
+        ) from error

@@ -10,7 +10,9 @@ import io
 import pickle
 import pickletools
 import struct
+import warnings
 import zipfile
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -64,7 +66,7 @@ ALLOWED = {
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 # What unpickling damaged bytes raises; RuntimeError covers torch's own archive reader.
 DAMAGE = (RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError, struct.error,
-          pickle.UnpicklingError, zipfile.BadZipFile, OSError)  # fmt: skip
+          pickle.UnpicklingError, zipfile.BadZipFile, zlib.error, OverflowError, OSError)  # fmt: skip
 
 
 def unpickle(content: bytes, form: Format) -> Any:
@@ -75,10 +77,9 @@ def unpickle(content: bytes, form: Format) -> Any:
     try:
         for name in imports(content, form):
             if name not in ALLOWED:
-                raise RefusedError(
-                    f"refused: this pickle wants to import '{name}', which could run code; {WAY_OUT}"
-                )
-        with torch.serialization.safe_globals(list(LAYERS)):
+                raise RefusedError(f"refused: this pickle wants to import '{name}', which could run code; {WAY_OUT}")
+        with torch.serialization.safe_globals(list(LAYERS)), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about damaged bytes, which end in an error anyway
             return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # torch's message advises weights_only=False first; the reason stands behind these words.
@@ -121,6 +122,6 @@ def _imports(stream: io.BytesIO) -> Iterator[str]:
         elif opcode.name == "MEMOIZE":
             memo[len(memo)] = strings[-1] if strings else ""
         elif "PUT" in opcode.name:
-            memo[int(value)] = strings[-1] if strings else ""
+            memo[int(str(value))] = strings[-1] if strings else ""
         elif "GET" in opcode.name:
-            strings.append(memo.get(int(value), ""))
+            strings.append(memo.get(int(str(value)), ""))

@@ -53,7 +53,7 @@ def _sniff_zip(content: bytes) -> Format:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             names = [name.partition("/")[2] for name in archive.namelist()]
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError) as error:
         raise ModelError(f"damaged or truncated zip archive ({error}); copy or save it again") from error
     if "constants.pkl" in names or any(name.startswith("code/") for name in names):
         raise RefusedError(f"refused: this is a TorchScript archive, which holds code; {WAY_OUT}")

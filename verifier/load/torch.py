@@ -104,8 +104,7 @@ def _skeleton(arch: str, shape: Shape, classes: int | None, weights: Mapping[str
             return zoo.build(arch, shape, classes)
         expected = zoo.build(arch, shape, 1).state_dict()
         output_bias = _without_prefix(weights, expected).get(next(reversed(expected)))
-        known = output_bias is not None and output_bias.dim() == 1 and len(output_bias) > 0
-        return zoo.build(arch, shape, len(output_bias) if output_bias is not None and known else 1)
+        return zoo.build(arch, shape, 1 if output_bias is None else max(output_bias.numel(), 1))
 
 
 def _without_prefix(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -125,8 +124,10 @@ def _compare(given: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> tup
             return fitting, f"tensor '{name}' of shape {tuple(tensor.shape)} is missing"
         if given[name].shape != tensor.shape:
             return fitting, f"tensor '{name}' has shape {tuple(given[name].shape)}, not {tuple(tensor.shape)}"
-    extra = [name for name in given if name not in expected]
-    return len(expected), f"tensor '{extra[0]}' of shape {tuple(given[extra[0]].shape)} is not part of it" if extra else ""
+    extra = next((name for name in given if name not in expected), None)
+    if extra is None:
+        return len(expected), ""
+    return len(expected), f"tensor '{extra}' of shape {tuple(given[extra].shape)} is not part of it"
 
 
 def _fill(module: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
@@ -184,7 +185,7 @@ def _plain(value: object) -> Any:
 def input_shape(module: nn.Module) -> Shape:
     """The input shape of a sequence of layers that no card describes. Raises ModelError when the layers do not tell."""
     layers = [m for m in module.modules() if not isinstance(m, nn.Sequential)]
-    fitting = [(layers[0].in_features,)] if layers and isinstance(layers[0], nn.Linear) else []
+    fitting: list[Shape] = [(layers[0].in_features,)] if layers and isinstance(layers[0], nn.Linear) else []
     for shape in () if fitting else CONVENTIONAL_SHAPES:
         try:
             with torch.no_grad():
@@ -193,6 +194,6 @@ def input_shape(module: nn.Module) -> Shape:
             continue
         fitting.append(shape)
     if len(fitting) != 1:
-        reason = f"the layers fit inputs of shape {' and '.join(map(str, fitting))}" if fitting else "unknown input shape"
+        reason = f"the layers fit inputs of shapes {', '.join(map(str, fitting))}" if fitting else "unknown input shape"
         raise ModelError(f"{reason}; write a model card, or use torch.onnx.export(...), which records the shape")
     return fitting[0]

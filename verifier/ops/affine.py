@@ -214,12 +214,12 @@ def import_concat(call: Call) -> int:
     return call.add(Concat(call.axis(axis, len(call.builder.shape(nodes[0])))), *nodes)
 
 
-@importer(onnx=["Add", "Sum"], aten=["add.Tensor", "add.Scalar", "add_.Tensor", "add_.Scalar"])
+@importer(onnx=["Add", "Sum"], aten=["add.Tensor", "add.Scalar"])
 def import_add(call: Call) -> int:
     return summed(call, call.inputs, 1, call.attributes.get("alpha", 1))
 
 
-@importer(onnx=["Sub"], aten=["sub.Tensor", "sub.Scalar", "sub_.Tensor", "sub_.Scalar"])
+@importer(onnx=["Sub"], aten=["sub.Tensor", "sub.Scalar"])
 def import_sub(call: Call) -> int:
     return summed(call, call.inputs, -1, call.attributes.get("alpha", 1))
 
@@ -235,7 +235,7 @@ def summed(call: Call, inputs: Sequence[int | Tensor], sign: int, factor: float 
     for value in inputs[1:]:
         if isinstance(value, Tensor):
             assert isinstance(total, int)  # operators on constants alone are folded by the loaders
-            total = rescaled(call, total, 1.0, value * (sign * factor))
+            total = rescaled(call, total, 1.0, value.double() * (sign * factor))
         elif isinstance(total, Tensor):
             total = rescaled(call, value, sign * factor, total)
         else:
@@ -257,7 +257,7 @@ def together(call: Call, left: int, right: int) -> tuple[int, int]:
     return _expanded(call, left, target), _expanded(call, right, target)
 
 
-@importer(onnx=["Mul"], aten=["mul.Tensor", "mul.Scalar", "mul_.Tensor"])
+@importer(onnx=["Mul"], aten=["mul.Tensor", "mul.Scalar"])
 def import_mul(call: Call) -> int:
     left, right = call.inputs
     if isinstance(left, int) and isinstance(right, int):
@@ -265,9 +265,9 @@ def import_mul(call: Call) -> int:
     return rescaled(call, left, right, 0.0) if isinstance(left, int) else rescaled(call, right, left, 0.0)
 
 
-@importer(onnx=["Div"], aten=["div.Tensor", "div.Scalar", "div_.Tensor"])
+@importer(onnx=["Div"], aten=["div.Tensor", "div.Scalar"])
 def import_div(call: Call) -> int:
-    return rescaled(call, call.node(), 1 / call.weight(1), 0.0)
+    return rescaled(call, call.node(), 1 / call.weight(1).double(), 0.0)
 
 
 @importer(onnx=["Neg"], aten=["neg"])

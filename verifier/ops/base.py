@@ -37,7 +37,8 @@ class Affine(Op):
         """
         A = dense(A)
         flat = A.flatten(0, 1)
-        _, pull_back = torch.func.vjp(self.forward, *(flat.new_zeros(len(flat), *shape) for shape in shapes))
+        zeros = (flat.new_zeros(len(flat), *shape) for shape in shapes)
+        _, pull_back = torch.func.vjp(self.forward, *zeros)  # type: ignore[misc]
         return [gradient.unflatten(0, A.shape[:2]) for gradient in pull_back(flat)]
 
     def rows(self, index: Tensor, dtype: torch.dtype, shape: Shape, *shapes: Shape) -> list[Coefficients]:

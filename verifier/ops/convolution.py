@@ -91,9 +91,7 @@ class Conv2d(Affine):
             ]
             extra = (size[0] - full[0], size[1] - full[1])
         if all(0 <= e < max(s, d) for e, s, d in zip(extra, self.stride, self.dilation, strict=True)):
-            return F.conv_transpose2d(
-                flat, self.weight, None, self.stride, padding, extra, self.groups, self.dilation
-            )
+            return F.conv_transpose2d(flat, self.weight, None, self.stride, padding, extra, self.groups, self.dilation)
         maps = F.conv_transpose2d(flat, self.weight, None, self.stride, (0, 0), 0, self.groups, self.dilation)
         assert size is not None
         below, beside = (size[i] + padding[i] - maps.shape[i + 2] for i in range(2))

@@ -27,8 +27,8 @@ def add_max_pool(
 ) -> int:
     """Append nodes for max pooling of (channels, height, width) maps; returns the last one's index.
 
-    pads: for each spatial axis the padding before and after. Each kernel position becomes a gather. Positions in the padding repeat one of the window's own, which leaves the
-    maximum unchanged.
+    pads: for each spatial axis the padding before and after. Each kernel position becomes a gather. Positions in the
+    padding repeat one of the window's own, which leaves the maximum unchanged.
     """
     shape = builder.shape(x)
     if len(shape) != 3:

@@ -151,7 +151,7 @@ def _ratio(rise: Tensor, run: Tensor) -> Tensor:
     return torch.where(positive, rise / torch.where(positive, run, torch.ones_like(run)), torch.zeros_like(run))
 
 
-@importer(onnx=["Relu"], aten=["relu", "relu_"], module=["ReLU"])
+@importer(onnx=["Relu"], aten=["relu"], module=["ReLU"])
 def import_relu(call: Call) -> int:
     return call.add(ReLU(), call.node())
 
@@ -161,7 +161,7 @@ def import_abs(call: Call) -> int:
     return call.add(Abs(), call.node())
 
 
-@importer(onnx=["LeakyRelu"], aten=["leaky_relu", "leaky_relu_"], module=["LeakyReLU"])
+@importer(onnx=["LeakyRelu"], aten=["leaky_relu"], module=["LeakyReLU"])
 def import_leaky_relu(call: Call) -> int:
     return _leaky_relu(call, call.attributes.get("negative_slope", call.attributes.get("alpha", 0.01)))
 
@@ -182,7 +182,7 @@ def _leaky_relu(call: Call, slope: float) -> int:
 
 @importer(
     onnx=["Clip"],
-    aten=["clamp", "clamp_", "clamp_min", "clamp_max", "hardtanh", "hardtanh_", "relu6"],
+    aten=["clamp", "clamp_min", "clamp_max", "hardtanh", "relu6"],
     module=["Hardtanh", "ReLU6"],
 )
 def import_clip(call: Call) -> int:

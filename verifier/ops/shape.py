@@ -116,7 +116,7 @@ ONNX_FLOATS = (1, 10, 11, 16)  # TensorProto.DataType: FLOAT, FLOAT16, DOUBLE, B
 
 @importer(
     onnx=["Identity", "Dropout", "Cast"],
-    aten=["dropout", "dropout_", "feature_dropout", "alias", "clone", "contiguous", "detach", "detach_", "lift_fresh_copy", "_to_copy",
+    aten=["dropout", "feature_dropout", "alias", "clone", "contiguous", "detach", "lift_fresh_copy", "_to_copy",
           "to.dtype", "to.dtype_layout", "to.device"],
     module=["Identity", "Dropout", "Dropout1d", "Dropout2d", "AlphaDropout"],
 )  # fmt: skip

@@ -117,11 +117,11 @@ class Tanh(SShaped):
         return -2 * t * (1 - t * t)
 
 
-@importer(onnx=["Sigmoid"], aten=["sigmoid", "sigmoid_"], module=["Sigmoid"])
+@importer(onnx=["Sigmoid"], aten=["sigmoid"], module=["Sigmoid"])
 def import_sigmoid(call: Call) -> int:
     return call.add(Sigmoid(), call.node())
 
 
-@importer(onnx=["Tanh"], aten=["tanh", "tanh_"], module=["Tanh"])
+@importer(onnx=["Tanh"], aten=["tanh"], module=["Tanh"])
 def import_tanh(call: Call) -> int:
     return call.add(Tanh(), call.node())

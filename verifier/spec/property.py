@@ -72,7 +72,8 @@ class Region:
         drift = sum(abs(exact(origin) - self.origin).flatten())  # an l1 distance, so an l2 one as well
         eps = -round_down(np.array([-(self.eps + drift)], dtype=object))
         center = torch.from_numpy(origin).unsqueeze(0)
-        return Ball(torch.minimum(lower, center), torch.maximum(upper, center), center, torch.from_numpy(eps), int(self.norm))
+        lower, upper = torch.minimum(lower, center), torch.maximum(upper, center)
+        return Ball(lower, upper, center, torch.from_numpy(eps), int(self.norm))
 
     def inner_box(self, dtype: torch.dtype = torch.float32) -> Box:
         """The set that attacks search: every bound is a `dtype` number rounded inwards, where there is room."""
@@ -83,9 +84,14 @@ class Region:
         if self.is_box:
             return Box(low, high)
         assert self.origin is not None and self.eps is not None and self.norm is not None
-        origin = torch.from_numpy(self.origin.astype(numpy_type)).unsqueeze(0)
-        slack = 1 - 64 * float(np.finfo(numpy_type).eps)  # rounding of the projected point must not leave the ball
-        eps = torch.tensor([float(self.eps) * slack], dtype=dtype)
+        rounded = self.origin.astype(numpy_type)
+        origin = torch.from_numpy(rounded).unsqueeze(0)
+        # Rounding must not take a projected point out of the ball: neither that of its coordinates nor its centre's.
+        unit = float(np.finfo(numpy_type).eps)
+        sizes = np.maximum(np.abs(lower), np.abs(upper)).astype(np.float64).flatten()
+        drift = float(sum(abs(exact(rounded) - self.origin).flatten()))
+        room = float(self.eps) * (1 - 64 * unit) - unit / 2 * float(np.linalg.norm(sizes, self.norm)) - drift
+        eps = torch.tensor([max(room, 0.0)], dtype=dtype)
         return Ball(torch.minimum(low, origin), torch.maximum(high, origin), origin, eps, int(self.norm))
 
 
@@ -145,17 +151,15 @@ class Property:
             )
 
 
-def exact(values: np.ndarray | Sequence) -> np.ndarray:
+def exact(values: np.ndarray | Sequence | float) -> np.ndarray:
     """The same numbers as an object array of Fraction."""
     array = np.asarray(values)
-    result = np.empty(array.shape, dtype=object)
-    result.flat = [Fraction(v) for v in array.flatten().tolist()]
-    return result
+    return np.array([Fraction(v) for v in array.flatten().tolist()], dtype=object).reshape(array.shape)
 
 
 def round_down(values: np.ndarray, dtype: type = np.float64) -> np.ndarray:
     """The largest floats of `dtype` that do not exceed the Fractions `values`."""
-    nearest = np.empty(values.shape, dtype=dtype)
+    nearest: np.ndarray = np.empty(values.shape, dtype=dtype)
     for index, value in np.ndenumerate(values):
         rounded = dtype(float(value))
         nearest[index] = np.nextafter(rounded, dtype(-np.inf)) if Fraction(float(rounded)) > value else rounded

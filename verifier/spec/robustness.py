@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from fractions import Fraction
 
 import numpy as np
@@ -11,18 +12,33 @@ import torch
 from verifier.errors import SpecificationError
 from verifier.spec.property import NORMS, HalfSpaces, Property, Region, exact
 
+SMALLEST_EPS, LARGEST_EPS = 1e-300, 1e300
+
 
 def parse_eps(text: str | float | Fraction) -> Fraction:
     """The radius as an exact number; a float stands for its shortest decimal, so 0.1 is one tenth.
 
-    Raises SpecificationError for anything but a finite number >= 0.
+    Raises SpecificationError for anything but zero or a number between 1e-300 and 1e300, such as 0.1 or 8/255.
     """
+    refusal = SpecificationError(f"eps must be a finite number >= 0, not '{text}'")
+    if isinstance(text, Fraction):
+        return _in_range(text, refusal)
     try:
-        eps = text if isinstance(text, Fraction) else Fraction(str(text))
+        # Looked at as floats first: the exact value of 1e-40000000 would take a long time to write down.
+        sizes = [float(part) for part in str(text).split("/")]
+    except ValueError:
+        raise refusal from None
+    if not all(size == 0 or SMALLEST_EPS <= size <= LARGEST_EPS for size in sizes):
+        raise refusal
+    try:
+        return _in_range(Fraction(str(text)), refusal)
     except (ValueError, ZeroDivisionError):
-        raise SpecificationError(f"eps must be a finite number >= 0, not '{text}'") from None
-    if eps < 0:
-        raise SpecificationError(f"eps must be a finite number >= 0, not {text}")
+        raise refusal from None
+
+
+def _in_range(eps: Fraction, refusal: SpecificationError) -> Fraction:
+    if eps != 0 and not SMALLEST_EPS <= eps <= LARGEST_EPS:
+        raise refusal
     return eps
 
 
@@ -42,9 +58,9 @@ def ball(
     origin = exact(x)
     low, high = origin - eps, origin + eps
     if lower is not None:
-        low = np.maximum(low, Fraction(lower))
+        low = np.maximum(low, exact(lower))
     if upper is not None:
-        high = np.minimum(high, Fraction(upper))
+        high = np.minimum(high, exact(upper))
     return Region(low, high, origin, eps, NORMS[norm])
 
 
@@ -80,7 +96,7 @@ def local_robustness(
     return Property(region, (reached,), f"the prediction cannot become {target}")
 
 
-def label_margin(label: torch.Tensor) -> object:
+def label_margin(label: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
     """An attack objective (batch,) for labels (batch,): the label's score minus the best other score."""
 
     def margin(outputs: torch.Tensor) -> torch.Tensor:
