@@ -16,7 +16,8 @@ PACKAGE = ROOT / "verifier"
 # Room -> the rooms it may import from. A room is a module or a package of `verifier`; `bounds/lp.py` and the table of
 # methods stand above `encoding`, because the LP bound compiles programs, and the rest of bounds below it.
 CORE = {"types", "errors", "graph", "ops"}
-BASE = {*CORE, "bounds", "program", "solvers", "spec", "encoding", "bounds above encoding", "attack", "verdict"}
+BELOW_SEARCH = {*CORE, "bounds", "program", "solvers", "spec", "encoding", "bounds above encoding", "attack"}
+BASE = {*BELOW_SEARCH, "search", "verdict"}
 MODELS = {*CORE, "load", "zoo", "data"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
@@ -32,6 +33,7 @@ ALLOWED: dict[str, set[str]] = {
     "encoding": {*CORE, "bounds", "program", "spec"},
     "bounds above encoding": {*CORE, "bounds", "program", "solvers", "spec", "encoding"},
     "attack": {"errors", "types", "graph", "spec", "bounds"},
+    "search": BELOW_SEARCH,
     "strategy": BASE,
     "radius": {*BASE, "strategy"},
     "data": {"errors", "types"},

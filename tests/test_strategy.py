@@ -120,8 +120,12 @@ def open_question(region: Region, sizes: tuple[int, ...]) -> tuple[Graph, Proper
     return graph, Property(region, (HalfSpaces(row, torch.tensor([-claim], dtype=torch.float64)),))
 
 
-def test_auto_passes_over_what_it_cannot_do() -> None:
+WITHOUT_SEARCH = ("predict", "attack", "interval", "crown", "alpha", "milp")
+
+
+def test_auto_passes_over_what_it_cannot_do(monkeypatch: pytest.MonkeyPatch) -> None:
     """An l2 ball has no MILP: the cascade says so and answers by what it has."""
+    monkeypatch.setattr(strategy, "CASCADE", WITHOUT_SEARCH)
     graph, prop = open_question(ball(np.full(4, 0.5, np.float32), Fraction(1, 2), "l2"), (4, 30, 30, 2))
     result = answer(graph, prop)
     assert result.verdict is Verdict.UNKNOWN and "the best bound" in result.reason
@@ -200,12 +204,13 @@ def test_no_time_is_unknown_and_says_so() -> None:
 def test_a_timeout_in_the_milp_is_unknown_in_time() -> None:
     """Sixty neurons twice over the whole range, and a claim just below what attacks find: seconds do not suffice."""
     graph, prop = open_question(Region(exact(np.zeros(10)), exact(np.ones(10))), (10, 60, 60, 2))
-    result = answer(graph, prop, timeout=2.0)
+    result = answer(graph, prop, "milp", timeout=2.0)
     assert result.verdict is Verdict.UNKNOWN and result.reason == "the time limit of 2 s was reached"
     assert result.stages[-1].name == "milp" and 1.5 < result.seconds < 4.0
 
 
-def test_milp_alone_rests_on_the_solvers_word() -> None:
+def test_milp_alone_rests_on_the_solvers_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strategy, "CASCADE", WITHOUT_SEARCH)
     for seed in range(40):
         case = random_case(seed, most=7)
         if answer(case.graph, case.prop, "lp").verdict is Verdict.UNKNOWN:

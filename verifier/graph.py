@@ -67,6 +67,11 @@ class Node:
     def size(self) -> int:
         return math.prod(self.shape)
 
+    @cached_property
+    def has_constant(self) -> bool:
+        """Whether the op's output for all-zero inputs is nonzero anywhere."""
+        return bool(self.at_zero.count_nonzero())
+
 
 @dataclass(frozen=True, eq=False)
 class Graph:

@@ -27,6 +27,7 @@ from verifier.encoding import encode
 from verifier.errors import InputError, SolverError, SpecificationError
 from verifier.graph import Graph
 from verifier.program import SolveOptions
+from verifier.search.bab import BranchAndBound
 from verifier.spec.property import Property
 from verifier.types import Bounds, Box, Interval
 from verifier.verdict import Result, StageReport, Verdict
@@ -35,7 +36,7 @@ ALLOWANCE = 16
 SOLVER_TOLERANCE = 1e-6
 TIGHTENING_SHARE = 0.25
 
-METHODS = ("auto", "interval", "crown", "alpha", "lp", "milp")
+METHODS = ("auto", "interval", "crown", "alpha", "bab", "lp", "milp")
 
 
 class Subject(Protocol):
@@ -79,9 +80,9 @@ class Settings:
 class Question:
     """The state of one cascade.
 
-    lower: the best proved lower bound of each half-space row (rows,). nodes: bounds of what activations read.
-    found: the least margin seen at an allowed input. claims: by unsafe set, a bound that rests on a solver's word.
-    doubts: why candidates were not accepted.
+    lower: the best proved lower bound of each half-space row (rows,). searched: by unsafe set, that of its whole
+    margin, from branch and bound. claims: by unsafe set, a bound that rests on a solver's word alone. nodes: bounds of what
+    activations read. found: the least margin seen at an allowed input. doubts: why candidates were not accepted.
     """
 
     subject: Subject
@@ -96,7 +97,9 @@ class Question:
     outputs: np.ndarray | None = None
     doubts: list[str] = field(default_factory=list)
     claims: dict[int, float] = field(default_factory=dict)
+    searched: dict[int, float] = field(default_factory=dict)
     remark: str = ""
+    progress: Callable[[str], None] | None = None
 
     def __post_init__(self) -> None:
         self.box = self.prop.region.box().to(self.graph.device)
@@ -121,7 +124,8 @@ class Question:
     @property
     def set_bounds(self) -> list[float]:
         """The best proved lower bound of every unsafe set's margin."""
-        return [float(self.lower[self.sets == k].max()) for k in range(len(self.prop.unsafe))]
+        rows = [float(self.lower[self.sets == k].max()) for k in range(len(self.prop.unsafe))]
+        return [max(bound, self.searched.get(k, -math.inf)) for k, bound in enumerate(rows)]
 
     @property
     def open_sets(self) -> list[int]:
@@ -199,6 +203,38 @@ def bound_stage(method: Callable[[Question], Callable[..., Bounds]]) -> Stage:
     return stage
 
 
+def bab(question: Question) -> None:
+    """Branch and bound on the open unsafe sets, together; complete for piecewise-linear networks."""
+    inner = question.prop.region.inner_box()
+
+    def judge(points: Tensor) -> bool:
+        for point in points.to("cpu", torch.float32):
+            question.judge(inner.project(point.unsqueeze(0))[0].numpy())
+            if question.counterexample is not None:
+                return True
+        return False
+
+    if not question.nodes:
+        STAGES["crown"](question)
+    if question.decided:
+        return
+    unsafe = {k: question.prop.unsafe[k] for k in question.open_sets}
+    outcome = BranchAndBound()(
+        question.graph,
+        question.box,
+        unsafe,
+        question.nodes,
+        question.allowance,
+        question.deadline,
+        judge,
+        question.progress,
+    )
+    question.searched.update(outcome.proved)
+    question.remark = f"{outcome.nodes} subdomains, worst bound {outcome.best:.4g}"
+    if outcome.stuck:
+        question.remark += f", {outcome.stuck} beyond float64"
+
+
 def milp(question: Question) -> None:
     """The exact MILP, one unsafe set after the other, after LPs have tightened the bounds of the hidden neurons.
 
@@ -236,10 +272,11 @@ STAGES: dict[str, Stage] = {
     "interval": bound_stage(lambda question: IntervalBounds()),
     "crown": bound_stage(lambda question: Crown()),
     "alpha": bound_stage(lambda question: Alpha(steps=50, enough=question.allowance, deadline=question.deadline)),
+    "bab": bab,
     "lp": bound_stage(lambda question: LpBounds(solver=question.settings.solver, deadline=question.deadline)),
     "milp": milp,
 }
-CASCADE = ("predict", "attack", "interval", "crown", "alpha", "milp")
+CASCADE = ("predict", "attack", "interval", "crown", "alpha", "bab", "milp")
 
 
 def verify(
@@ -256,7 +293,7 @@ def verify(
     graph = subject.graph.to(torch.float64, settings.torch_device())
     prop.check_fits(graph.input_shape, math.prod(graph.output_shape))
     lower = torch.full((len(prop.rows[1]),), -math.inf, dtype=torch.float64)
-    question = Question(subject, prop, settings, began + settings.timeout, graph, lower)
+    question = Question(subject, prop, settings, began + settings.timeout, graph, lower, progress=progress)
     names = CASCADE if settings.method == "auto" else ("predict", settings.method)
     reports: list[StageReport] = []
     for name in names:

@@ -1,5 +1,6 @@
 """Bounds by linear programs."""
 
+import time
 from dataclasses import dataclass
 
 import pytest
@@ -59,6 +60,25 @@ def test_after_the_deadline_the_bounds_are_those_of_crown() -> None:
     bounds, crown = LpBounds(deadline=0.0)(graph, box, C), Crown()(graph, box, C)
     torch.testing.assert_close(bounds.lower, crown.lower, atol=1e-12, rtol=0)
     torch.testing.assert_close(bounds.upper, crown.upper, atol=1e-12, rtol=0)
+
+
+def test_the_deadline_is_kept_within_a_layer() -> None:
+    """Hundreds of unstable neurons, each solved in time, must not add up."""
+    graph = mlp(torch.Generator().manual_seed(0), (10, 300, 300, 2))
+    box = Box(torch.zeros(1, 10, dtype=torch.float64), torch.ones(1, 10, dtype=torch.float64))
+    began = time.monotonic()
+    LpBounds(deadline=began + 0.3)(graph, box, torch.eye(2, dtype=torch.float64).unsqueeze(0))
+    assert time.monotonic() - began < 1.5
+
+
+def test_a_far_deadline_changes_nothing() -> None:
+    graph, box, C = small_net()
+    free, limited = (
+        LpBounds()(graph, box, C),
+        LpBounds(deadline=time.monotonic() + 1000, neuron_seconds=10)(graph, box, C),
+    )
+    torch.testing.assert_close(limited.lower, free.lower, atol=1e-9, rtol=0)
+    torch.testing.assert_close(limited.upper, free.upper, atol=1e-9, rtol=0)
 
 
 @dataclass(frozen=True)

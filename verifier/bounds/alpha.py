@@ -19,6 +19,8 @@ from verifier.types import Bounds, Box, Interval
 
 Slopes = dict[tuple[int, int], Tensor]
 
+TINY = 1e-8
+
 
 @dataclass(frozen=True)
 class Alpha:
@@ -57,7 +59,7 @@ class Alpha:
         slopes = self._initial(graph, nodes, C.shape[1])
         if not slopes or not self.steps:
             return best_lower, best_nodes
-        ascent = Ascent(list(slopes.values()))
+        ascent = Ascent(list(slopes.values()), [(0.0, 1.0)] * len(slopes))
         for step in range(self.steps):
             if bool((best_lower > self.enough).all()) or time.monotonic() > self.deadline:
                 break
@@ -67,7 +69,7 @@ class Alpha:
                 form, constant = pull_back(graph, {graph.output: A}, A.new_zeros(A.shape[:2]), lines)
                 found = concretise(form, constant, box, {})
                 gradients = torch.autograd.grad(found.sum(), list(slopes.values()), allow_unused=True)
-            ascent.step(gradients, self.rate * self.decay**step)
+            ascent.step(gradients, [self.rate * self.decay**step] * len(slopes))
             with torch.no_grad():
                 best_lower = torch.where(found > best_lower, found, best_lower)
                 if self.intermediate:
@@ -100,29 +102,38 @@ class Alpha:
 
 
 class Ascent:
-    """Adam (Kingma and Ba 2015) on numbers that stay in [0, 1], upwards.
+    """Adam (Kingma and Ba 2015), upwards, on values that each stay within limits (None: anywhere).
 
     torch.optim would do the same, but its first step imports the compiler, which costs a second of every run.
     """
 
-    def __init__(self, values: list[Tensor], beta1: float = 0.9, beta2: float = 0.999) -> None:
-        self.values, self.beta1, self.beta2, self.count = values, beta1, beta2, 0
+    def __init__(
+        self,
+        values: list[Tensor],
+        limits: Sequence[tuple[float, float] | None],
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+    ) -> None:
+        self.values, self.limits, self.beta1, self.beta2, self.count = values, limits, beta1, beta2, 0
         self.mean = [torch.zeros_like(v) for v in values]
         self.square = [torch.zeros_like(v) for v in values]
 
     @torch.no_grad()
-    def step(self, gradients: Sequence[Tensor | None], rate: float) -> None:
-        """Move along the gradients (None: no influence) and project; a gradient that is NaN moves nothing."""
+    def step(self, gradients: Sequence[Tensor | None], rates: Sequence[float]) -> None:
+        """Move along the gradients (None: no influence) by a rate each, and project; NaN moves nothing."""
         self.count += 1
         scale1, scale2 = 1 - self.beta1**self.count, 1 - self.beta2**self.count
-        for value, mean, square, gradient in zip(self.values, self.mean, self.square, gradients, strict=True):
+        for i, gradient in enumerate(gradients):
             if gradient is None:
                 continue
             gradient = gradient.nan_to_num(0.0, 0.0, 0.0)
-            mean.lerp_(gradient, 1 - self.beta1)
-            square.mul_(self.beta2).addcmul_(gradient, gradient, value=1 - self.beta2)
-            denominator = (square / scale2).sqrt_().add_(1e-8)
-            value.addcdiv_(mean, denominator, value=rate / scale1).clamp_(0, 1)
+            self.mean[i].lerp_(gradient, 1 - self.beta1)
+            self.square[i].mul_(self.beta2).addcmul_(gradient, gradient, value=1 - self.beta2)
+            denominator = (self.square[i] / scale2).sqrt_().add_(TINY)
+            self.values[i].addcdiv_(self.mean[i], denominator, value=rates[i] / scale1)
+            limit = self.limits[i]
+            if limit is not None:
+                self.values[i].clamp_(*limit)
 
 
 def _relaxations(graph: Graph, start: int, nodes: Mapping[int, Interval], slopes: Slopes) -> dict[int, Relaxation]:

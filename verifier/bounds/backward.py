@@ -47,19 +47,20 @@ def pull_back(
     constant: Tensor,
     relaxations: Mapping[int, Relaxation],
     multipliers: dict[int, Coefficients] | None = None,
+    outputs: dict[int, Coefficients] | None = None,
 ) -> tuple[Form, Tensor]:
     """Push linear forms back to the input, or to the first activations that have no relaxation.
 
     form: coefficients (batch, spec, *shape) by node; constant: (batch, spec). relaxations: lines by activation node,
     each tensor (batch, 1 or spec, *shape). When given, `multipliers` collects the coefficients of every activation's
-    input: the dual variables of the bound.
+    input, the dual variables of the bound, and `outputs` those of every activation's output.
     """
     pending, sources = dict(form), {}
     while pending:
         index = max(pending)
         A, node = pending.pop(index), graph.nodes[index]
         if isinstance(node.op, Affine):
-            if node.at_zero.count_nonzero():
+            if node.has_constant:
                 constant = constant + dot(A, node.at_zero)
             pulled = node.op.transpose(A, *graph.input_shapes(index))
         elif index in relaxations:
@@ -67,6 +68,8 @@ def pull_back(
             constant, pulled = constant + gained, [B]
             if multipliers is not None:
                 multipliers[index] = B
+            if outputs is not None:
+                outputs[index] = A
         else:
             sources[index] = A
             continue

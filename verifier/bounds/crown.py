@@ -75,7 +75,7 @@ def refiner(graph: Graph, box: Box, relax: Relax, memory: int) -> Refine:
 
 
 def tightened(z: Interval, index: Tensor, counts: Tensor, lower: Tensor, upper: Tensor) -> Interval:
-    """The interval intersected with bounds (batch, spec) of the neurons at flat positions `index`, where these count."""
+    """The interval intersected with bounds (batch, spec) of the neurons at positions `index`, where these count."""
     l, u = z.lower.flatten(1), z.upper.flatten(1)
     known_l, known_u = l.gather(1, index), u.gather(1, index)
     l = l.scatter(1, index, torch.where(counts, torch.maximum(known_l, lower), known_l))

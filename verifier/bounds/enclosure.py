@@ -20,7 +20,8 @@ UNDERFLOW = 2.0**-1000  # far above what the underflows of any one sum add up to
 def enclose(graph: Graph, box: Box, C: Tensor, d: Tensor) -> Interval:
     """Bounds of `C . output + d` that hold in real arithmetic on the graph's weights, (batch, rows).
 
-    graph and box: float64, on the CPU, where convolutions are sums of products in some order. C: (rows, outputs), d: (rows,).
+    graph and box: float64, on the CPU, where convolutions are sums of products in some order. C: (rows, outputs),
+    d: (rows,).
     """
     assert graph.dtype == torch.float64 and graph.device.type == "cpu"
     values = [Interval(box.lower, box.upper)]

@@ -19,6 +19,8 @@ from verifier.program import Solution, SolveOptions
 from verifier.solvers import get
 from verifier.types import Bounds, Box, Interval
 
+CLOCK_STEP = 32  # solves between looks at the clock; the first of each group starts without a basis
+
 
 @dataclass(frozen=True)
 class LpBounds:
@@ -87,16 +89,19 @@ class LpBounds:
 
     def _extremes(self, encoder: Encoder, rows: np.ndarray, constant: np.ndarray) -> tuple[Tensor, Tensor]:
         """Proved bounds of linear forms over the columns; -inf and inf where the solver proved none in time."""
-        program, remaining = encoder.program(np.zeros(encoder.size)), self.deadline - time.monotonic()
-        limits = [s for s in (self.neuron_seconds, remaining) if s is not None and s != float("inf")]
-        if limits and min(limits) <= 0:
-            empty = torch.full((len(constant),), float("inf"), dtype=torch.float64)
-            return -empty, empty
-        options = SolveOptions(time_limit=min(limits) if limits else None)
-        solutions = get(self.solver).minimise_many(program, np.concatenate((rows, -rows)), options)
-        bounds = torch.tensor([self._proved(s) for s in solutions], dtype=torch.float64)
-        offset = torch.from_numpy(constant)
-        return offset + bounds[: len(constant)], offset - bounds[len(constant) :]
+        program, solver = encoder.program(np.zeros(encoder.size)), get(self.solver)
+        costs, bounds = np.concatenate((rows, -rows)), np.full(2 * len(rows), -math.inf)
+        step = len(costs) if self.deadline == math.inf else CLOCK_STEP
+        for start in range(0, len(costs), step):
+            remaining = self.deadline - time.monotonic()
+            if not remaining > 0:
+                break
+            limit = min(remaining, math.inf if self.neuron_seconds is None else self.neuron_seconds)
+            options = SolveOptions(time_limit=None if limit == math.inf else limit)
+            solutions = solver.minimise_many(program, costs[start : start + step], options)
+            bounds[start : start + step] = [self._proved(s) for s in solutions]
+        lower, negated_upper = np.split(bounds, 2)
+        return torch.from_numpy(constant + lower), torch.from_numpy(constant - negated_upper)
 
     def _proved(self, solution: Solution) -> float:
         """The bound of one solve if it counts, else -inf: an LP's must follow from multipliers.

@@ -7,14 +7,14 @@ import os
 import sys
 from collections.abc import Sequence
 
-from verifier.cli import bounds, export, radius, supports, verify
+from verifier.cli import bounds, export, radius, supports, verify, vnncomp
 from verifier.cli.options import ERROR, Parser
 from verifier.errors import VerifierError
 
 INTERRUPTED = 130  # 128 + SIGINT, the shell's convention
 BROKEN_PIPE = 141  # 128 + SIGPIPE
 
-COMMANDS = (verify, radius, bounds, export, supports)
+COMMANDS = (verify, radius, bounds, export, vnncomp, supports)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

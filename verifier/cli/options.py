@@ -10,6 +10,8 @@ import argparse
 import math
 from typing import TYPE_CHECKING, NoReturn
 
+from verifier.errors import InputError
+
 if TYPE_CHECKING:
     from verifier.strategy import Settings
 
@@ -54,6 +56,17 @@ def natural(text: str) -> int:
     return value
 
 
+def count(text: str) -> int:
+    """A whole number from 1 on."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number >= 1, not '{text}'")
+    return value
+
+
 def add_model(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model")
     group.add_argument("model", metavar="MODEL", help=".onnx, .onnx.gz, .pt, .pth or .safetensors file")
@@ -76,19 +89,30 @@ def add_input(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_property(parser: argparse.ArgumentParser, *, eps: bool = True) -> None:
+def add_property(parser: argparse.ArgumentParser, *, eps: bool = True, file: bool = False) -> None:
+    """eps: with a radius. file: a VNN-LIB file may stand in place of the ball; see `no_ball`."""
     group = parser.add_argument_group("property")
+    one = group.add_mutually_exclusive_group(required=True) if file else group
     if eps:
-        group.add_argument(
-            "--eps", metavar="E", required=True, help="radius in data units, such as 0.1 or 8/255, taken exactly"
-        )
-    group.add_argument("--norm", choices=NORMS, default="linf", help="norm of the ball (default: linf)")
+        radius = "radius in data units, such as 0.1 or 8/255, taken exactly"
+        one.add_argument("--eps", metavar="E", required=not file, help=radius)
+    if file:
+        one.add_argument("--property", metavar="FILE", help="a VNN-LIB file, .vnnlib or .vnnlib.gz, instead of a ball")
+    norm = None if file else NORMS[0]
+    group.add_argument("--norm", choices=NORMS, default=norm, help="norm of the ball (default: linf)")
     group.add_argument(
         "--target",
         metavar="T",
         type=natural,
         help="prove that the prediction cannot become T (default: stays the label)",
     )
+
+
+def no_ball(args: argparse.Namespace) -> None:
+    """Raise InputError when an option about a ball or its centre is given next to --property."""
+    for name in ("norm", "target", "dataset", "index", "input", "label"):
+        if getattr(args, name) is not None:
+            raise InputError(f"--{name} goes with --eps; the file that --property names says it all: leave it out")
 
 
 def add_device(group: Options) -> None:
@@ -102,7 +126,7 @@ def add_settings(parser: argparse.ArgumentParser, *, budget: str) -> None:
         "--method",
         metavar="M",
         default="auto",
-        help="auto (the cascade, default), or one of interval, crown, alpha, lp, milp alone",
+        help="auto (the cascade, default), or one of interval, crown, alpha, bab, lp, milp alone",
     )
     group.add_argument("--solver", metavar="S", default="highs", help="highs (default), cvxpy, pulp or scipy")
     add_device(group)
@@ -124,7 +148,7 @@ def add_evidence(group: Options) -> None:
     group.add_argument(
         "--out",
         metavar="DIR",
-        help="folder for the adversarial input (.npy) and its picture (.png), written when there is one "
+        help="folder for a counterexample: the input (.npy) and its picture (.png), or X and Y as text for --property "
         "(default: ./verify_out; with --json nothing is written unless --out is given)",
     )
 

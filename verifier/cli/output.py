@@ -8,7 +8,11 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from verifier.load import Model
+    from verifier.verdict import Result
 
 DIGITS = 4
 
@@ -54,6 +58,15 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
+def print_stages(result: Result) -> None:
+    """What every stage did."""
+    rows = []
+    for stage in result.stages:
+        margin = "" if stage.margin is None else at_least(stage.margin)
+        rows.append((stage.name, seconds(stage.seconds), margin, stage.remark))
+    print_table(("stage", "time", "margin >=", "remark"), rows)
+
+
 def print_notes(files: Sequence[str], notes: Sequence[str]) -> None:
     """The files written and what was chosen for want of an option."""
     for line in (*(f"written: {file}" for file in files), *notes):
@@ -76,6 +89,28 @@ def _rich_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 def print_json(record: Mapping[str, Any]) -> None:
     """The record as one JSON object; numbers that are not finite become null."""
     print(json.dumps(_finite(record), allow_nan=False))
+
+
+def result_record(args: argparse.Namespace, model: Model, result: Result) -> dict[str, Any]:
+    """What --json prints of any result. Margins that do not exist are null; a claimed one is a solver's word alone."""
+    margin, none = ("margin_claimed", "margin_proved") if result.solver_word else ("margin_proved", "margin_claimed")
+    return {
+        "command": "verify",
+        "verdict": result.verdict.name,
+        "solver_word": result.solver_word,
+        "claim": result.about,
+        "semantics": result.semantics,
+        "model": str(model.path),
+        "sha256": model.sha256,
+        "method": args.method,
+        "stage": result.stage,
+        "seconds": result.seconds,
+        margin: result.proved,
+        none: None,
+        "margin_found": result.found,
+        "reason": result.reason,
+        "stages": [vars(stage) for stage in result.stages],
+    }
 
 
 def _finite(value: Any) -> Any:

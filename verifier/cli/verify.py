@@ -1,19 +1,32 @@
-"""`verifier verify`, alias `verify`: is a prediction robust in a ball around one input?"""
+"""`verifier verify`, alias `verify`: is a prediction robust in a ball around one input, or does a VNN-LIB file hold?"""
 
 from __future__ import annotations
 
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from verifier.cli import options
-from verifier.cli.output import at_least, at_most, print_json, print_notes, print_table, progress, seconds
+from verifier.cli import options, query
+from verifier.cli.output import (
+    at_least,
+    at_most,
+    print_json,
+    print_notes,
+    print_stages,
+    progress,
+    result_record,
+    seconds,
+)
+from verifier.errors import InputError
 
 if TYPE_CHECKING:
     from verifier.cli.inputs import Sample
     from verifier.load import Model
     from verifier.verdict import Result
 
-DESCRIPTION = "Prove that no allowed change of one input changes the prediction (or makes it --target), or find one."
+DESCRIPTION = (
+    "Prove that no allowed change of one input changes the prediction (or makes it --target), or find one; "
+    "or answer the VNN-LIB file that --property names."
+)
 EPILOG = "Exit codes: 0 verified, 1 falsified, 3 unknown, 2 error."
 
 
@@ -28,14 +41,30 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Give `parser` the options of this command; the console script `verify` is this command alone."""
     options.add_model(parser)
     options.add_input(parser)
-    options.add_property(parser)
+    options.add_property(parser, file=True)
     options.add_settings(parser, budget="seconds for the whole proof")
     group = options.add_output(parser)
     options.add_evidence(group)
+    group.add_argument(
+        "--result",
+        metavar="FILE",
+        help="with --property: write the verdict as VNN-COMP's result file, and to a folder only if --out names one",
+    )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.property is not None:
+        options.no_ball(args)
+        return query.run(args)
+    if args.result is not None:
+        raise InputError("--result goes with --property: VNN-COMP's result file answers a VNN-LIB file")
+    args.norm = args.norm or options.NORMS[0]
+    return run_ball(args)
+
+
+def run_ball(args: argparse.Namespace) -> int:
+    """Robustness in the ball that --eps and --norm describe."""
     from verifier.cli.evidence import evidence_folder, write_evidence
     from verifier.cli.inputs import read_property, read_sample
     from verifier.load import load
@@ -92,39 +121,18 @@ def _broken(args: argparse.Namespace, sample: Sample, result: Result, ball: str)
 
 def print_details(sample: Sample, result: Result, files: list[str]) -> None:
     """The table of stages, the files written and the notes."""
-    rows = []
-    for stage in result.stages:
-        margin = "" if stage.margin is None else at_least(stage.margin)
-        rows.append((stage.name, seconds(stage.seconds), margin, stage.remark))
-    print_table(("stage", "time", "margin >=", "remark"), rows)
+    print_stages(result)
     print_notes(files, sample.notes)
 
 
 def record(args: argparse.Namespace, model: Model, sample: Sample, result: Result, files: list[str]) -> dict[str, Any]:
-    """The result as --json prints it. Margins that do not exist are null; a claimed one is a solver's word alone."""
-    x = result.counterexample
-    margin, none = ("margin_claimed", "margin_proved") if result.solver_word else ("margin_proved", "margin_claimed")
+    """The result as --json prints it."""
+    asked = {**sample.record(), "eps": args.eps, "norm": args.norm, "target": args.target}
+    x, outputs = result.counterexample, result.outputs
     return {
-        "command": "verify",
-        "verdict": result.verdict.name,
-        "solver_word": result.solver_word,
-        "claim": result.about,
-        "semantics": result.semantics,
-        "model": str(model.path),
-        "sha256": model.sha256,
-        **sample.record(),
-        "eps": args.eps,
-        "norm": args.norm,
-        "target": args.target,
-        "method": args.method,
-        "stage": result.stage,
-        "seconds": result.seconds,
-        margin: result.proved,
-        none: None,
-        "margin_found": result.found,
-        "reason": result.reason,
-        "stages": [vars(stage) for stage in result.stages],
+        **result_record(args, model, result),
+        **asked,
         "counterexample": None if x is None else x.tolist(),
-        "outputs": None if result.outputs is None else result.outputs.tolist(),
+        "outputs": None if outputs is None else outputs.tolist(),
         "files": files,
     }

@@ -23,12 +23,15 @@ def parse_eps(text: str | float | Fraction) -> Fraction:
     refusal = SpecificationError(f"eps must be a finite number >= 0, not '{text}'")
     if isinstance(text, Fraction):
         return _in_range(text, refusal)
+    parts = str(text).split("/")
     try:
         # Looked at as floats first: the exact value of 1e-40000000 would take a long time to write down.
-        sizes = [float(part) for part in str(text).split("/")]
+        sizes = [float(part) for part in parts]
     except ValueError:
         raise refusal from None
-    if not all(size == 0 or SMALLEST_EPS <= size <= LARGEST_EPS for size in sizes):
+    if sizes[0] == 0 and len(parts) == 1 and not set("123456789") & set(parts[0].lower().partition("e")[0]):
+        return Fraction(0)
+    if not all(SMALLEST_EPS <= size <= LARGEST_EPS for size in sizes):
         raise refusal
     try:
         return _in_range(Fraction(str(text)), refusal)

@@ -1,0 +1,83 @@
+"""Branch and bound against brute force, with the threshold set just below and just above the true worst margin."""
+
+import math
+import time
+from dataclasses import replace
+
+import brute_force
+import pytest
+import torch
+from nets import Case, random_case
+
+from verifier.bounds.crown import Crown
+from verifier.search.bab import BranchAndBound, Outcome
+from verifier.spec.property import HalfSpaces, Property
+
+SPLITS = {"neurons": BranchAndBound(input_limit=0), "inputs": BranchAndBound(input_limit=10**6)}
+
+
+def shifted(case: Case, margin: float) -> Property:
+    """The case's property with constants that make its worst margin the given one."""
+    gap = margin - brute_force.worst(case.graph, case.prop).margin
+    return replace(case.prop, unsafe=tuple(HalfSpaces(s.C, s.d + gap) for s in case.prop.unsafe))
+
+
+def search(case: Case, prop: Property, method: BranchAndBound, seconds: float = 30.0) -> tuple[Outcome, list[float]]:
+    """The outcome, and the margins of the points that the search proposed."""
+    margins: list[float] = []
+
+    def judge(points: torch.Tensor) -> bool:
+        box = prop.region.box()
+        assert ((points >= box.lower) & (points <= box.upper)).all()
+        margins.extend(prop.margin(case.graph(points)).tolist())
+        return min(margins) <= 0
+
+    box = prop.region.box()
+    nodes = Crown()(case.graph, box, prop.rows[0].unsqueeze(0)).nodes
+    outcome = method(case.graph, box, dict(enumerate(prop.unsafe)), nodes, 0.0, time.monotonic() + seconds, judge)
+    return outcome, margins
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("seed", range(20))
+def test_a_safe_margin_is_proved(seed: int, split: str) -> None:
+    case = random_case(seed, most=7)
+    outcome, _ = search(case, shifted(case, 1e-2), SPLITS[split])
+    assert not outcome.found and outcome.stuck == 0
+    assert all(bound > 0 for bound in outcome.proved.values())
+    assert min(outcome.proved.values()) <= 1e-2 + 1e-9  # no bound may exceed the true worst margin
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("seed", range(20))
+def test_an_unsafe_margin_is_found(seed: int, split: str) -> None:
+    case = random_case(seed, most=7)
+    outcome, margins = search(case, shifted(case, -1e-2), SPLITS[split])
+    assert outcome.found and min(margins) <= 0
+    assert all(bound == -math.inf for bound in outcome.proved.values())
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_the_time_limit_leaves_the_question_open(split: str) -> None:
+    case = random_case(1, most=7)
+    outcome, _ = search(case, shifted(case, 1e-9), SPLITS[split], seconds=0.0)
+    if not all(bound > 0 for bound in outcome.proved.values()):
+        assert not outcome.found and outcome.best <= 1e-9
+
+
+def test_a_frontier_that_outgrows_its_memory_goes_depth_first() -> None:
+    case = random_case(3, most=16)
+    small = replace(SPLITS["neurons"], memory=1, batch=2, shortlist=1, steps=1)
+    outcome, _ = search(case, shifted(case, 1e-3), small)
+    assert all(bound > 0 for bound in outcome.proved.values())
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("seed", range(500))
+def test_five_hundred_networks(seed: int, split: str) -> None:
+    case = random_case(seed, most=12)
+    for margin in (1e-3, -1e-3):
+        outcome, _ = search(case, shifted(case, margin), SPLITS[split])
+        assert outcome.found == (margin < 0)
+        assert margin < 0 or all(bound > 0 for bound in outcome.proved.values())

@@ -1,0 +1,168 @@
+"""The README is true: every command and program in it runs, and prints what the README shows."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from verifier.cli.main import main, main_verify
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+
+# Set-up: what a fresh machine needs once, and the whole test suite. Everything else is run.
+SET_UP = (
+    "python3 -m venv .venv",
+    ".venv/bin/pip install torch --index-url https://download.pytorch.org/whl/cpu",
+    ".venv/bin/pip install .",
+    '.venv/bin/pip install -e ".[dev]"',
+    ".venv/bin/pip install onnxscript",
+    ".venv/bin/python -m pytest",
+    ". .venv/bin/activate",
+)
+EXIT_CODES = {"VERIFIED": 0, "FALSIFIED": 1, "UNKNOWN": 3}
+
+NUMBER = r"-?\d+\.\d+(?:e[+-]\d+)?"
+TOKEN = re.compile(
+    rf"(?P<time>\b\d+\.\d+ s\b)|(?P<count>\b\d+(?= subdomains| steps))|(?P<number>{NUMBER})|(?P<any>\.\.\.)"
+    r"|(?P<space>\s+)|(?P<text>.)"
+)
+FREE = {"time": r"\d+\.\d+ s", "count": r"\d+", "any": r"[\s\S]*?", "space": r"\s+"}
+
+
+def mismatch(shown: str, printed: str) -> str:
+    """Why the printed text is not the one shown, or "".
+
+    Words and whole numbers must be the same; decimals agree to 2 % or 0.002; times and counts of search steps may be
+    any; "..." stands for anything.
+    """
+    pattern, numbers = "", []
+    for token in TOKEN.finditer(shown.strip()):
+        kind = str(token.lastgroup)
+        if kind == "number":
+            numbers.append(float(token.group()))
+            pattern += r"(-?\d+(?:\.\d+)?(?:e[+-]\d+)?)"
+        else:
+            pattern += FREE.get(kind, re.escape(token.group()))
+    found = re.fullmatch(pattern, printed.strip())
+    if found is None:
+        return f"shown:\n{shown}\nprinted:\n{printed}"
+    for want, text in zip(numbers, found.groups(), strict=True):
+        if not abs(float(text) - want) <= max(0.02 * abs(want), 0.002):
+            return f"{text} was printed where {want} is shown:\n{printed}"
+    return ""
+
+
+def blocks(text: str) -> Iterator[tuple[str, str]]:
+    """The language and the content of every fenced block."""
+    yield from re.findall(r"^```(\w+)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def commands(block: str) -> Iterator[tuple[str, str]]:
+    """Every command of a console block, which starts with `$ `, and the output shown below it."""
+    for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+        command, _, shown = part.partition("\n")
+        yield command, shown
+
+
+class Shell:
+    """Runs the README's commands in this process, for speed, and keeps the last exit code."""
+
+    def __init__(self) -> None:
+        self.code = 0
+        self.names: dict[str, object] = {"__name__": "__main__"}
+
+    def run(self, command: str) -> str:
+        """What the command prints. `a && b` is two commands."""
+        return "".join(self._one(part.strip()) for part in command.split("&&") if part.strip() not in SET_UP)
+
+    def _one(self, command: str) -> str:
+        if command == "echo $?":
+            return f"{self.code}\n"
+        program, *arguments = shlex.split(command)
+        entries = {"verify": main_verify, "verifier": main}
+        entry = entries[program.removeprefix(".venv/bin/")]
+        with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(out):
+            try:
+                self.code = entry(arguments)
+            except SystemExit as stop:
+                self.code = int(stop.code or 0)
+        return out.getvalue()
+
+    def python(self, program: str) -> str:
+        """What a program prints on stdout; programs share their names."""
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            exec(compile(program, str(README), "exec"), self.names)
+        return out.getvalue()
+
+
+def test_every_block_does_what_it_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    shutil.copytree(ROOT / "models", tmp_path / "models")
+    monkeypatch.chdir(tmp_path)
+    shell, wrong, last = Shell(), [], ""
+    for language, content in blocks(README.read_text(encoding="utf-8")):
+        if language == "console":
+            for command, shown in commands(content):
+                printed = shell.run(command)
+                wrong.append(command * bool(problem := mismatch(shown, printed)) + problem)
+                word = printed.partition(":")[0].partition(" ")[0]
+                if word in EXIT_CODES and shell.code != EXIT_CODES[word]:
+                    wrong.append(f"{command}: {word} with exit code {shell.code}")
+        elif language == "sh":
+            for line in content.splitlines():
+                wrong.append(shell.run(line))
+        elif language == "python":
+            last = shell.python(content)
+        elif language == "text":
+            wrong.append(mismatch(content, last))
+    assert not any(wrong), "\n\n".join(filter(None, wrong))
+
+
+def test_readme_shows_each_verdict_and_an_error():
+    shown = [line for language, content in blocks(README.read_text(encoding="utf-8")) for line in content.splitlines()]
+    for word in (*EXIT_CODES, "verify: error"):
+        assert any(line.startswith(f"{word}:") or line.startswith(f"{word} (") for line in shown), word
+
+
+def test_files_that_the_readme_names_exist():
+    text = README.read_text(encoding="utf-8")
+    named = re.findall(r"\b(?:benchmarks|models|scripts|tests|verifier)/[\w/]*\w\.(?:py|pt|json)\b", text)
+    links = re.findall(r"\]\(([\w./]+)\)", text)
+    assert named and links
+    assert [name for name in {*named, *links} if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize(
+    ("shown", "printed"),
+    [
+        ("VERIFIED: margin 13.49 (crown, 0.038 s).", "VERIFIED: margin 13.51 (crown, 1.20 s)."),
+        ("bab  0.436 s  0.088  23 subdomains", "bab   12.50 s  0.0885  27 subdomains"),
+        ('{"verdict": "VERIFIED", ...}', '{"verdict": "VERIFIED", "seconds": 1}'),
+    ],
+)
+def test_matcher_accepts(shown: str, printed: str):
+    assert mismatch(shown, printed) == ""
+
+
+@pytest.mark.parametrize(
+    ("shown", "printed"),
+    [
+        ("VERIFIED: margin 13.49.", "FALSIFIED: margin 13.49."),
+        ("VERIFIED: margin 13.49.", "VERIFIED: margin 14.49."),
+        ("VERIFIED: margin 13.49.", "VERIFIED: margin -13.49."),
+        ("VERIFIED: margin 13.49.", "VERIFIED: margin nan."),
+        ("37 under crown", "38 under crown"),
+        ("one line", "one line\nand another"),
+        ("something", ""),
+        ("", "something"),
+    ],
+)
+def test_matcher_rejects(shown: str, printed: str):
+    assert mismatch(shown, printed) != ""

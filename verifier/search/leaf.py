@@ -1,0 +1,80 @@
+"""The last step: a subdomain whose neurons are all on one piece is one linear program."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor
+
+from verifier.encoding import Encoder
+from verifier.errors import SpecificationError
+from verifier.graph import Graph
+from verifier.ops.base import Activation
+from verifier.program import LinearProgram, Status
+from verifier.search.bounding import Bounding
+from verifier.search.domain import Domains
+from verifier.solvers import get
+from verifier.types import Interval
+
+BIG = 1e9  # the margin's column needs finite bounds, so that its multipliers give a finite bound
+EMPTY = 1e-6  # the least total violation that counts; far above rounding
+
+
+def close_by_lp(graph: Graph, bounding: Bounding, leaf: Domains) -> tuple[float, Tensor | None]:
+    """The margin bound of one subdomain by the LP with its splits as rows, and the LP's input (1, *input_shape).
+
+    The bound is that of the LP's multipliers, by weak duality: inf when these show that the subdomain is empty, -inf
+    when the region is no polytope or HiGHS fails.
+    """
+    exact = graph.to(torch.float64, "cpu")
+    box = bounding.inputs(leaf).to("cpu", torch.float64)
+    try:
+        encoder = Encoder(exact, box, integer=False)
+    except SpecificationError:
+        return -math.inf, None
+    bounds = {
+        n: Interval(z.lower.to("cpu", torch.float64), z.upper.to("cpu", torch.float64)) for n, z in leaf.bounds.items()
+    }
+    for place, node in enumerate(exact.nodes):
+        if isinstance(node.op, Activation):
+            encoder.add_activation(place, bounds[node.inputs[0]])
+    for read, mask in leaf.split.items():
+        index = mask.flatten().nonzero().squeeze(1).cpu().numpy()
+        if index.size:
+            matrix, constant = encoder.forms(read, index)
+            lower, upper = (side.flatten().numpy()[index] for side in (bounds[read].lower, bounds[read].upper))
+            encoder.add_rows([], lower - constant, upper - constant, matrix)
+    k = int(leaf.unsafe[0])
+    C, d = bounding.C[k].to("cpu", torch.float64), bounding.d[k].to("cpu", torch.float64)
+    matrix, constant = encoder.output_forms(C, d)
+    margin = encoder.add_columns([-BIG], [BIG], lambda values: np.zeros(1))
+    encoder.add_rows([(margin, np.full((len(constant), 1), -1.0))], -math.inf, -constant, matrix)
+    cost = np.zeros(encoder.size)
+    cost[margin] = 1.0
+    program = encoder.program(cost)
+    solution = get("highs").solve(program)
+    if solution.status is Status.INFEASIBLE:
+        return (math.inf if is_empty(program) else -math.inf), None
+    if solution.x is None:
+        return solution.bound, None
+    shape = exact.input_shape
+    point = torch.from_numpy(solution.x[: int(np.prod(shape))]).view(1, *shape)
+    return solution.bound, point.to(leaf.lower)
+
+
+def is_empty(program: LinearProgram) -> bool:
+    """Whether multipliers prove that no point is feasible: the least total violation of the rows is positive."""
+    rows, columns = program.matrix.shape
+    slack = sparse.eye_array(rows, format="csr")
+    elastic = LinearProgram(
+        cost=np.concatenate([np.zeros(columns), np.ones(2 * rows)]),
+        lower=np.concatenate([program.lower, np.zeros(2 * rows)]),
+        upper=np.concatenate([program.upper, np.full(2 * rows, BIG)]),
+        matrix=sparse.hstack([program.matrix, slack, -slack], format="csr"),
+        row_lower=program.row_lower,
+        row_upper=program.row_upper,
+    )
+    return get("highs").solve(elastic).bound > EMPTY

@@ -1,0 +1,244 @@
+"""VNN-LIB 1.0 files -> properties: one per distinct input box, with the unsafe sets that go with that box.
+
+The assertions are brought into disjunctive normal form. Each conjunction is an input box and a set of half-spaces of
+outputs; the network violates the specification when some input of some box lands in one of that box's sets.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from itertools import chain, product
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from verifier.errors import InputError, SpecificationError
+from verifier.spec.formula import And, Atom, Formula, Or, Parser, Source
+from verifier.spec.property import HalfSpaces, Property, Region, exact, round_down
+from verifier.types import Shape
+
+GZIP = b"\x1f\x8b"
+MOST_CONJUNCTIONS = 100_000
+LARGEST = Fraction(10) ** 38  # within float32
+
+Conjunction = tuple[Atom, ...]
+Sides = tuple[dict[int, Fraction], dict[int, Fraction]]  # lower and upper bounds by input
+
+
+def read_vnnlib(path: str | Path, input_shape: Shape, outputs: int | None = None) -> tuple[Property, ...]:
+    """The properties that a VNN-LIB 1.0 file (gzipped or not) states of a network; all of them must be verified.
+
+    Variables stand for the flattened input and output. Raises SpecificationError, in one line with file, line and
+    column, for what is malformed, unbounded, empty, not linear, strict, or about inputs and outputs at once, and for
+    sizes other than those of the network; InputError when the file cannot be read.
+    """
+    return read_query(path).properties(input_shape, outputs)
+
+
+def read_query(path: str | Path) -> Query:
+    """Read a VNN-LIB 1.0 file. Raises as `read_vnnlib` does, save for what concerns the network."""
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot read the property ({error.strerror})") from error
+    if content.startswith(GZIP):
+        try:
+            content = gzip.decompress(content)
+        except (OSError, EOFError, zlib.error) as error:
+            raise SpecificationError(f"{path}: damaged or truncated gzip file ({error}); copy it again") from error
+    return parse(content.decode("utf-8", errors="replace"), str(path))
+
+
+def parse(text: str, name: str = "property") -> Query:
+    """The query that a VNN-LIB 1.0 text states. name: what errors call it."""
+    source = Source.of(name, text)
+    parser = Parser(source)
+    parser.parse()
+    sizes = []
+    for letter, kind in (("X", "input"), ("Y", "output")):
+        indices = sorted(int(variable[2:]) for variable in parser.declared if variable[0] == letter)
+        gap = next((i for i, index in enumerate(indices) if i != index), len(indices))
+        if gap < len(indices) or not indices:
+            raise SpecificationError(f"{name}: {kind} {letter}_{gap} is not declared")
+        sizes.append(len(indices))
+    return Query(source, sizes[0], sizes[1], tuple(parser.assertions), parser.declared)
+
+
+@dataclass(frozen=True, eq=False)
+class Query:
+    """What a VNN-LIB file asks: is there an input X whose output Y satisfies all assertions?
+
+    inputs, outputs: how many variables X and Y there are. declared: the token that declares each variable.
+    """
+
+    source: Source = field(repr=False)
+    inputs: int
+    outputs: int
+    assertions: tuple[Formula, ...] = field(repr=False)
+    declared: dict[str, int] = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """The file's name without its folder."""
+        return Path(self.source.name).name
+
+    def holds(self, x: np.ndarray, y: np.ndarray) -> bool:
+        """Whether the floats x and y, flattened, satisfy all assertions, decided exactly; NaN and Inf never do."""
+        if not (np.isfinite(x).all() and np.isfinite(y).all()):
+            return False
+        values = {f"{letter}_{i}": v for letter, side in zip("XY", (x, y), strict=True) for i, v in _numbered(side)}
+        return all(part.holds(values) for part in self.assertions)
+
+    def properties(self, input_shape: Shape, outputs: int | None = None) -> tuple[Property, ...]:
+        """One property per distinct input box; see `read_vnnlib`."""
+        size = math.prod(input_shape)
+        if self.inputs != size:
+            raise SpecificationError(f"{self.source.name}: states {self.inputs} inputs, the network reads {size}")
+        if outputs is not None and self.outputs != outputs:
+            raise SpecificationError(f"{self.source.name}: states {self.outputs} outputs, the network has {outputs}")
+        cases = self._cases()
+        found = []
+        for number, (box, rows) in enumerate(cases, start=1):
+            about = f"no input that {self.name} allows has a forbidden output"
+            if len(cases) > 1:
+                about += f" (input box {number} of {len(cases)})"
+            lower, upper = (np.array([side[i] for i in range(size)], dtype=object).reshape(input_shape) for side in box)
+            found.append(Property(Region(lower, upper), tuple(map(self._half_spaces, rows)), about))
+        return tuple(found)
+
+    def _cases(self) -> list[tuple[Sides, list[Conjunction]]]:
+        """The distinct input boxes that are not empty, each with the conjunctions of output atoms that go with it."""
+        common, alternatives = _normal_form(self.assertions, self.source)
+        base, rows = self._split(common, ({}, {}))
+        grouped: dict[tuple, tuple[Sides, list[Conjunction]]] = {}
+        for alternative in alternatives:
+            narrowed, own = self._split(alternative, base)
+            if any(atom.linear.constant > 0 for atom in chain(rows, own) if not atom.linear.terms):
+                continue
+            key = tuple(frozenset(side.items()) for side in narrowed)
+            if key not in grouped:
+                lower, upper = ({**side, **more} for side, more in zip(base, narrowed, strict=True))
+                grouped[key] = (lower, upper), []
+            grouped[key][1].append(tuple(atom for atom in chain(rows, own) if atom.linear.terms))
+        if not grouped:
+            raise SpecificationError(f"{self.source.name}: the assertions contradict each other for every input")
+        cases = [case for case in grouped.values() if _crossed(case[0]) is None]
+        # Of several boxes an empty one asks nothing; when all are, the file is not what its author meant.
+        if not cases:
+            raise self._empty(next(iter(grouped.values()))[0])
+        for box, _ in cases:
+            self._check_bounded(box)
+        return cases
+
+    def _split(self, atoms: Iterable[Atom], base: Sides) -> tuple[Sides, list[Atom]]:
+        """The bounds of inputs that are tighter than those of `base`, and the atoms about outputs."""
+        sides: Sides = ({}, {})
+        rows = []
+        for atom in atoms:
+            terms = atom.linear.terms
+            letters = {name[0] for name in terms}
+            if letters == {"X", "Y"}:
+                raise self.source.error(atom.at, "a relation between inputs and outputs is not supported")
+            if letters != {"X"}:
+                rows.append(atom)
+                continue
+            if len(terms) > 1:
+                raise self.source.error(atom.at, "a relation between inputs is not supported: inputs lie in a box")
+            [(name, slope)] = terms.items()
+            bound = -atom.linear.constant if slope == 1 else atom.linear.constant / -slope
+            if abs(bound) > LARGEST:
+                raise self.source.error(atom.at, f"the bound of {name} is too large for float32")
+            index, side = int(name[2:]), int(slope > 0)
+            known = sides[side].get(index, base[side].get(index))
+            if known is None or (bound < known if side else bound > known):
+                sides[side][index] = bound
+        return sides, rows
+
+    def _empty(self, box: Sides) -> SpecificationError:
+        index = _crossed(box)
+        assert index is not None
+        lower, upper = (float(side[index]) for side in box)
+        reason = f"the input box is empty: X_{index} has the lower bound {lower} above the upper bound {upper}"
+        return self.source.error(self.declared[f"X_{index}"], reason)
+
+    def _check_bounded(self, box: Sides) -> None:
+        for i in range(self.inputs):
+            for side, word in zip(box, ("lower", "upper"), strict=True):
+                if i not in side:
+                    raise self.source.error(
+                        self.declared[f"X_{i}"], f"input X_{i} is unbounded: it has no {word} bound"
+                    )
+
+    def _half_spaces(self, atoms: Conjunction) -> HalfSpaces:
+        """The unsafe set as float64: C exact, by scaling a row where needed, and d rounded so that the set grows.
+
+        Without atoms it is the set of all outputs.
+        """
+        C, d = np.zeros((max(len(atoms), 1), self.outputs)), np.zeros(max(len(atoms), 1))
+        for row, atom in enumerate(atoms):
+            linear = atom.linear
+            if not all(map(_is_float, linear.terms.values())):
+                values = linear.terms.values()
+                whole = math.lcm(*(v.denominator for v in values))
+                linear = linear.scaled(Fraction(whole, math.gcd(*(int(v * whole) for v in values))))
+            if not all(map(_is_float, linear.terms.values())):
+                raise self.source.error(atom.at, "the coefficients have too many digits for float64; give at most 15")
+            if abs(linear.constant) > LARGEST:
+                raise self.source.error(atom.at, "the constant is too large for float32")
+            for name, value in linear.terms.items():
+                C[row, int(name[2:])] = float(value)
+            d[row] = round_down(np.array(linear.constant, dtype=object)).item()
+        return HalfSpaces(torch.from_numpy(C), torch.from_numpy(d))
+
+
+def _normal_form(parts: Sequence[Formula], source: Source) -> tuple[Conjunction, list[Conjunction]]:
+    """The conjunction of `parts` as atoms that always hold, and a disjunction of conjunctions of further atoms."""
+    common: list[Atom] = []
+    choices: list[list[Conjunction]] = []
+    for part in parts:
+        if isinstance(part, Atom):
+            common.append(part)
+        elif isinstance(part, And):
+            always, alternatives = _normal_form(part.parts, source)
+            common.extend(always)
+            choices.append(alternatives)
+        else:
+            choices.append(_disjuncts(part, source))
+    count = math.prod(map(len, choices))
+    if count > MOST_CONJUNCTIONS:
+        raise SpecificationError(
+            f"{source.name}: the assertions expand to {count} cases, the limit is {MOST_CONJUNCTIONS}"
+        )
+    return tuple(common), [tuple(chain.from_iterable(pick)) for pick in product(*choices)]
+
+
+def _disjuncts(formula: Or, source: Source) -> list[Conjunction]:
+    found: list[Conjunction] = []
+    for part in formula.parts:
+        if isinstance(part, Or):
+            found.extend(_disjuncts(part, source))
+        else:
+            always, alternatives = _normal_form((part,), source)
+            found.extend(always + more for more in alternatives)
+    return found
+
+
+def _crossed(box: Sides) -> int | None:
+    """An input whose bounds cross."""
+    lower, upper = box
+    return next((i for i, low in lower.items() if i in upper and low > upper[i]), None)
+
+
+def _is_float(value: Fraction) -> bool:
+    return abs(value) <= LARGEST and Fraction(float(value)) == value
+
+
+def _numbered(values: np.ndarray) -> Iterable[tuple[int, Fraction]]:
+    return enumerate(exact(values).flatten())
