@@ -80,8 +80,8 @@ class Settings:
 class Question:
     """The state of one cascade.
 
-    lower: the best proved lower bound of each half-space row (rows,). searched: by unsafe set, that of its whole
-    margin, from branch and bound. claims: by unsafe set, a bound that rests on a solver's word alone. nodes: bounds of what
+    lower: the best proved lower bound of each half-space row (rows,). searched: by unsafe set, that of its margin, from
+    branch and bound. claims: by unsafe set, a bound that rests on a solver's word alone. nodes: bounds of what
     activations read. found: the least margin seen at an allowed input. doubts: why candidates were not accepted.
     """
 

@@ -5,6 +5,7 @@ import math
 import highspy
 import numpy as np
 import pytest
+from scipy import sparse
 
 from verifier import solvers
 from verifier.errors import SolverError
@@ -187,3 +188,21 @@ def plain_highs(program: LinearProgram) -> float:
     solver.run()
     optimal = solver.getModelStatus() == highspy.HighsModelStatus.kOptimal
     return solver.getInfo().mip_dual_bound if optimal else INF
+
+
+def test_presolve_keeps_to_the_time_limit():
+    """Dense equality rows over many columns: the presolve rule that sparsifies them takes half a minute."""
+    rng = np.random.default_rng(0)
+    rows, columns = 400, 1200
+    matrix = np.concatenate([rng.normal(size=(rows, columns - rows)), -np.eye(rows)], axis=1)
+    program = LinearProgram(
+        cost=rng.normal(size=columns),
+        lower=np.concatenate([np.zeros(columns - rows), np.full(rows, -100.0)]),
+        upper=np.concatenate([np.ones(columns - rows), np.full(rows, 100.0)]),
+        matrix=sparse.csr_array(matrix),
+        row_lower=np.zeros(rows),
+        row_upper=np.zeros(rows),
+        integer=np.arange(columns) < columns - rows,
+    )
+    solution = highs.solve(program, SolveOptions(time_limit=1.0))
+    assert solution.seconds < 12.0
