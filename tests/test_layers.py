@@ -36,10 +36,11 @@ ALLOWED: dict[str, set[str]] = {
     "search": BELOW_SEARCH,
     "strategy": BASE,
     "radius": {*BASE, "strategy"},
+    "batch": {"errors", "verdict", "spec", "strategy", "load"},
     "data": {"errors", "types"},
     "zoo": {"errors", "types", "data"},
     "report": {"errors", "types", "verdict"},
-    "cli": {*BASE, *MODELS, "strategy", "radius", "report"},
+    "cli": {*BASE, *MODELS, "strategy", "radius", "report", "batch"},
     "__main__": {"cli"},
     "__init__": set(),
 }

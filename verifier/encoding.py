@@ -272,7 +272,7 @@ class Encoder:
     def add_unsafe(self, prop: Property, objective: str) -> np.ndarray:
         """Append the specification, the unsafe sets joined by binary columns; returns the objective's cost."""
         forms = [self.output_forms(s.C, s.d) for s in prop.unsafe]
-        ranges = [self._range(*form) for form in forms]
+        ranges = [self.range_of(*form) for form in forms]
         chosen = self._add_choice(prop) if len(forms) > 1 else None
         target = None
         least = min(low.max() for low, _ in ranges)
@@ -323,7 +323,7 @@ class Encoder:
         cost[paid] = 1.0
         return cost
 
-    def _range(self, matrix: sparse.csr_array, constant: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def range_of(self, matrix: sparse.csr_array, constant: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Bounds of linear forms from those of the columns."""
         lower, upper = np.concatenate(self._lower), np.concatenate(self._upper)
         matrix = _widened(matrix, self.size)

@@ -46,10 +46,10 @@ def run(args: argparse.Namespace) -> int:
         print(sentence(args, result), flush=True)
     files = []
     if args.result is not None:
-        files.append(write(Path(args.result), result_text(result, settings.timeout)))
-    if result.counterexample is not None and result.outputs is not None and folder is not None:
+        files.append(write(Path(args.result), result_text(found, settings.timeout)))
+    if found.point is not None and result.outputs is not None and folder is not None:
         name = f"{model.path.name.split('.')[0]}_{query.name.split('.vnnlib')[0]}.counterexample"
-        files.append(write(folder / name, assignments(result.counterexample, result.outputs) + "\n"))
+        files.append(write(folder / name, assignments(found.point, result.outputs) + "\n"))
     if args.json:
         print_json(record(args, model, found, files))
     elif not args.quiet:

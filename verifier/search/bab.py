@@ -25,6 +25,9 @@ from verifier.search.leaf import close_by_lp
 from verifier.spec.property import HalfSpaces
 from verifier.types import Ball, Box, Interval
 
+MOST_UNEVEN = 16
+"""How much wider than another, relative to the region, an input of a subdomain may stay."""
+
 Candidate = Callable[[Tensor], bool]  # judges points (k, *input_shape); True ends the search
 
 
@@ -166,7 +169,11 @@ class _Search:
     def _scores(self, domains: Domains, coefficients: dict[int, Coefficients]) -> dict[int, Tensor]:
         at_input = coefficients.pop(0)
         if self.by_input:
-            return {0: dense(at_input).squeeze(1).abs() * domains.bounds[0].radius}
+            # A coefficient of zero does not say that an input is idle: none may stay far wider than the others.
+            radius, whole = domains.bounds[0].radius, self.region.radius
+            width = torch.where(whole > 0, radius / whole.clamp(min=torch.finfo(whole.dtype).tiny), 0.0).flatten(1)
+            wide = (width >= width.amax(1, keepdim=True) / MOST_UNEVEN).view_as(radius)
+            return {0: (dense(at_input).squeeze(1).abs() * radius + torch.finfo(radius.dtype).tiny) * wide}
         return neuron_scores(self.graph, domains, coefficients)
 
     def _settle(self, domains: Domains, frontier: Frontier) -> bool:

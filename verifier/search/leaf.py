@@ -19,7 +19,6 @@ from verifier.search.domain import Domains
 from verifier.solvers import get
 from verifier.types import Interval
 
-BIG = 1e9  # the margin's column needs finite bounds, so that its multipliers give a finite bound
 EMPTY = 1e-6  # the least total violation that counts; far above rounding
 
 
@@ -50,7 +49,8 @@ def close_by_lp(graph: Graph, bounding: Bounding, leaf: Domains) -> tuple[float,
     k = int(leaf.unsafe[0])
     C, d = bounding.C[k].to("cpu", torch.float64), bounding.d[k].to("cpu", torch.float64)
     matrix, constant = encoder.output_forms(C, d)
-    margin = encoder.add_columns([-BIG], [BIG], lambda values: np.zeros(1))
+    low, high = encoder.range_of(matrix, constant)
+    margin = encoder.add_columns([low.max()], [high.max()], lambda values: np.zeros(1))
     encoder.add_rows([(margin, np.full((len(constant), 1), -1.0))], -math.inf, -constant, matrix)
     cost = np.zeros(encoder.size)
     cost[margin] = 1.0
@@ -67,14 +67,19 @@ def close_by_lp(graph: Graph, bounding: Bounding, leaf: Domains) -> tuple[float,
 
 def is_empty(program: LinearProgram) -> bool:
     """Whether multipliers prove that no point is feasible: the least total violation of the rows is positive."""
+    if (program.lower > program.upper).any():
+        return True
     rows, columns = program.matrix.shape
+    reach = abs(program.matrix) @ np.maximum(np.abs(program.lower), np.abs(program.upper))
+    sides = np.stack([np.where(np.isfinite(s), np.abs(s), 0.0) for s in (program.row_lower, program.row_upper)])
     slack = sparse.eye_array(rows, format="csr")
     elastic = LinearProgram(
         cost=np.concatenate([np.zeros(columns), np.ones(2 * rows)]),
         lower=np.concatenate([program.lower, np.zeros(2 * rows)]),
-        upper=np.concatenate([program.upper, np.full(2 * rows, BIG)]),
+        upper=np.concatenate([program.upper, np.tile(reach + sides.max(0), 2)]),
         matrix=sparse.hstack([program.matrix, slack, -slack], format="csr"),
         row_lower=program.row_lower,
         row_upper=program.row_upper,
     )
-    return get("highs").solve(elastic).bound > EMPTY
+    solution = get("highs").solve(elastic)
+    return solution.status is Status.OPTIMAL and solution.row_duals is not None and solution.bound > EMPTY

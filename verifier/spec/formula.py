@@ -43,6 +43,12 @@ class Linear:
                 terms[name] = total
         return Linear(terms, self.constant + other.constant)
 
+    def times(self, other: Linear) -> Linear | None:
+        """The product; None when both factors have variables."""
+        if self.terms and other.terms:
+            return None
+        return other.scaled(self.constant) if other.terms else self.scaled(other.constant)
+
 
 @dataclass(frozen=True, slots=True)
 class Atom:
@@ -114,8 +120,6 @@ class Parser:
                 self.declare()
             elif command == "assert":
                 self.assertions.append(self.formula())
-            elif command == "vnnlib-version":
-                self.fail("this is VNN-LIB 2.0; only version 1.0 is read")
             else:
                 self.fail(f"unknown command {quoted(command)}; VNN-LIB 1.0 has declare-const and assert")
             self.expect(")")
@@ -165,9 +169,10 @@ class Parser:
             first = first.scaled(-ONE)
         for other in others:
             if operator == "*":
-                if first.terms and other.terms:
+                product = first.times(other)
+                if product is None:
                     raise self.source.error(start, "non-linear term: a product has at most one factor with variables")
-                first = other.scaled(first.constant) if other.terms else first.scaled(other.constant)
+                first = product
             else:
                 first = first.plus(other if operator == "+" else other.scaled(-ONE))
         self.expect(")")

@@ -1,4 +1,4 @@
-"""VNN-LIB 1.0 files -> properties: one per distinct input box, with the unsafe sets that go with that box.
+"""VNN-LIB files -> properties: one per distinct input box, with the unsafe sets that go with that box.
 
 The assertions are brought into disjunctive normal form. Each conjunction is an input box and a set of half-spaces of
 outputs; the network violates the specification when some input of some box lands in one of that box's sets.
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import chain, product
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -32,7 +33,9 @@ Sides = tuple[dict[int, Fraction], dict[int, Fraction]]  # lower and upper bound
 
 
 def read_vnnlib(path: str | Path, input_shape: Shape, outputs: int | None = None) -> tuple[Property, ...]:
-    """The properties that a VNN-LIB 1.0 file (gzipped or not) states of a network; all of them must be verified.
+    """The properties that a VNN-LIB file (gzipped or not) states of a network; all of them must be verified.
+
+    Version 1.0 is read here, version 2.0 through the optional package `vnnlib`.
 
     Variables stand for the flattened input and output. Raises SpecificationError, in one line with file, line and
     column, for what is malformed, unbounded, empty, not linear, strict, or about inputs and outputs at once, and for
@@ -42,7 +45,7 @@ def read_vnnlib(path: str | Path, input_shape: Shape, outputs: int | None = None
 
 
 def read_query(path: str | Path) -> Query:
-    """Read a VNN-LIB 1.0 file. Raises as `read_vnnlib` does, save for what concerns the network."""
+    """Read a VNN-LIB file. Raises as `read_vnnlib` does, save for what concerns the network."""
     path = Path(path)
     try:
         content = path.read_bytes()
@@ -57,8 +60,12 @@ def read_query(path: str | Path) -> Query:
 
 
 def parse(text: str, name: str = "property") -> Query:
-    """The query that a VNN-LIB 1.0 text states. name: what errors call it."""
+    """The query that a VNN-LIB text states. name: what errors call it."""
     source = Source.of(name, text)
+    if source.tokens[:2] == ["(", "vnnlib-version"]:
+        from verifier.spec import vnnlib2
+
+        return vnnlib2.parse(text, name)
     parser = Parser(source)
     parser.parse()
     sizes = []
@@ -71,14 +78,24 @@ def parse(text: str, name: str = "property") -> Query:
     return Query(source, sizes[0], sizes[1], tuple(parser.assertions), parser.declared)
 
 
+class Places(Protocol):
+    """A text with places, such as tokens or lines, that errors point at."""
+
+    @property
+    def name(self) -> str: ...
+
+    def error(self, at: int, reason: str) -> SpecificationError: ...
+
+
 @dataclass(frozen=True, eq=False)
 class Query:
     """What a VNN-LIB file asks: is there an input X whose output Y satisfies all assertions?
 
-    inputs, outputs: how many variables X and Y there are. declared: the token that declares each variable.
+    inputs, outputs: how many variables X and Y there are. source: makes errors about places in the file. declared: the
+    place of each variable.
     """
 
-    source: Source = field(repr=False)
+    source: Places = field(repr=False)
     inputs: int
     outputs: int
     assertions: tuple[Formula, ...] = field(repr=False)
@@ -90,8 +107,8 @@ class Query:
         return Path(self.source.name).name
 
     def holds(self, x: np.ndarray, y: np.ndarray) -> bool:
-        """Whether the floats x and y, flattened, satisfy all assertions, decided exactly; NaN and Inf never do."""
-        if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        """Whether x and y, floats or Fractions, satisfy all assertions, decided exactly; NaN and Inf never do."""
+        if not all(math.isfinite(value) for value in chain(x.flat, y.flat)):
             return False
         values = {f"{letter}_{i}": v for letter, side in zip("XY", (x, y), strict=True) for i, v in _numbered(side)}
         return all(part.holds(values) for part in self.assertions)
@@ -198,7 +215,7 @@ class Query:
         return HalfSpaces(torch.from_numpy(C), torch.from_numpy(d))
 
 
-def _normal_form(parts: Sequence[Formula], source: Source) -> tuple[Conjunction, list[Conjunction]]:
+def _normal_form(parts: Sequence[Formula], source: Places) -> tuple[Conjunction, list[Conjunction]]:
     """The conjunction of `parts` as atoms that always hold, and a disjunction of conjunctions of further atoms."""
     common: list[Atom] = []
     choices: list[list[Conjunction]] = []
@@ -219,7 +236,7 @@ def _normal_form(parts: Sequence[Formula], source: Source) -> tuple[Conjunction,
     return tuple(common), [tuple(chain.from_iterable(pick)) for pick in product(*choices)]
 
 
-def _disjuncts(formula: Or, source: Source) -> list[Conjunction]:
+def _disjuncts(formula: Or, source: Places) -> list[Conjunction]:
     found: list[Conjunction] = []
     for part in formula.parts:
         if isinstance(part, Or):

@@ -1,0 +1,191 @@
+"""VNN-COMP's conventions: instances.csv, expected.csv, its words for verdicts, its format of a counterexample."""
+
+from __future__ import annotations
+
+import csv
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from decimal import Context, Decimal
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from verifier.errors import InputError, VerifierError
+from verifier.verdict import Result, Verdict
+
+if TYPE_CHECKING:
+    from verifier.batch.query import Answer
+    from verifier.load import Model
+    from verifier.strategy import Settings
+
+WORDS = ("sat", "unsat", "unknown", "timeout", "error")
+DECIDED = ("sat", "unsat")
+DIGITS = 400  # a float32 has at most 149
+INSTANCES, EXPECTED = "instances.csv", "expected.csv"
+
+
+@dataclass(frozen=True)
+class Instance:
+    """A line of instances.csv. onnx, vnnlib: as written there, relative to `folder`. expected: a word, or ''."""
+
+    category: str
+    folder: Path
+    onnx: str
+    vnnlib: str
+    timeout: float
+    expected: str = ""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What came of an instance: a word, the stage that decided, and the reason when nothing was decided."""
+
+    result: str
+    stage: str = ""
+    reason: str = ""
+
+
+def read_instances(folder: Path, only: Iterable[str] = (), timeout: float | None = None) -> list[Instance]:
+    """The instances of a folder that has an instances.csv, or of all its sub-folders that have one.
+
+    only: categories to keep; a category is called as its folder. timeout: seconds, in place of each line's own.
+    Raises InputError for what is missing or malformed.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder")
+    places = [folder] if (folder / INSTANCES).is_file() else sorted(p.parent for p in folder.glob(f"*/{INSTANCES}"))
+    if not places:
+        raise InputError(f"{folder}: neither the folder nor a folder in it has an {INSTANCES}")
+    categories = {place.resolve().name: place for place in places}
+    for name in only:
+        if name not in categories:
+            raise InputError(f"unknown category '{name}' (available: {', '.join(categories)})")
+    chosen = tuple(only) or tuple(categories)
+    return [instance for name in chosen for instance in _read_category(name, categories[name], timeout)]
+
+
+def _read_category(name: str, folder: Path, timeout: float | None) -> list[Instance]:
+    expected = _read_expected(folder / EXPECTED)
+    found = []
+    for number, fields in _lines(folder / INSTANCES):
+        where = f"{folder / INSTANCES}, line {number}"
+        if len(fields) != 3:
+            raise InputError(f"{where}: has {len(fields)} fields, not the three onnx,vnnlib,timeout")
+        onnx, vnnlib, limit = fields
+        seconds = _seconds(limit)
+        if not seconds > 0:
+            raise InputError(f"{where}: the timeout must be a positive number of seconds, not '{limit}'")
+        found.append(Instance(name, folder, onnx, vnnlib, timeout or seconds, expected.get((onnx, vnnlib), "")))
+    return found
+
+
+def _read_expected(path: Path) -> dict[tuple[str, str], str]:
+    """The words by (onnx, vnnlib); none without the file."""
+    if not path.is_file():
+        return {}
+    words = {}
+    for number, fields in _lines(path):
+        if fields == ["onnx", "vnnlib", "verdict"]:
+            continue
+        if len(fields) != 3 or fields[2] not in WORDS:
+            raise InputError(f"{path}, line {number}: must be onnx,vnnlib,verdict with a verdict of {', '.join(WORDS)}")
+        words[fields[0], fields[1]] = fields[2]
+    return words
+
+
+def _lines(path: Path) -> list[tuple[int, list[str]]]:
+    """The lines of a CSV file that are not blank, with their numbers."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            return [(reader.line_num, [field.strip() for field in line]) for line in reader if any(line)]
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: is no CSV file ({error})") from error
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        return math.nan
+    return value if math.isfinite(value) else math.nan
+
+
+def word(result: Result, timeout: float) -> str:
+    """The competition's word for a result that was allowed `timeout` seconds."""
+    if result.verdict is Verdict.UNKNOWN:
+        return "timeout" if result.seconds >= timeout else "unknown"
+    return "sat" if result.verdict is Verdict.FALSIFIED else "unsat"
+
+
+def assignments(point: np.ndarray, outputs: np.ndarray) -> str:
+    """A counterexample as VNN-COMP wants it: `((X_0 v) ... (Y_0 v) ...)`, every number written to its last digit."""
+    from verifier.spec.property import exact
+
+    sides = (("X", exact(point)), ("Y", exact(outputs)))
+    lines = [f"({letter}_{i} {decimal(value)})" for letter, side in sides for i, value in enumerate(side.flat)]
+    return "(" + "\n".join(lines) + ")"
+
+
+def decimal(value: Fraction) -> str:
+    """The number in full; one without an end, such as 1/3, is cut after `DIGITS` digits."""
+    return str(Context(prec=DIGITS).divide(Decimal(value.numerator), Decimal(value.denominator)))
+
+
+def result_text(found: Answer, timeout: float) -> str:
+    """The result file of run_instance.sh: a word, and below `sat` the counterexample."""
+    lines = [word(found.result, timeout)]
+    if found.point is not None and found.result.outputs is not None:
+        lines.append(assignments(found.point, found.result.outputs))
+    return "\n".join(lines) + "\n"
+
+
+def stored(folder: Path, name: str) -> Path:
+    """The file that an instance names; it may be gzipped where the name is not, and the other way round."""
+    path = folder / name
+    other = path.with_suffix("") if path.suffix == ".gz" else path.with_name(path.name + ".gz")
+    return other if other.is_file() and not path.exists() else path
+
+
+def worker(device: str, seed: int) -> Callable[[Instance], Finding]:
+    """The setup of a worker process: what it returns answers instances, and loads each network once."""
+    import onnxruntime  # noqa: F401  (imported here, so that no instance's time counts it)
+    import torch
+
+    import verifier.load.onnx  # noqa: F401
+    from verifier.strategy import Settings
+
+    torch.set_num_threads(1)
+    return partial(find, networks={}, settings=Settings(device=device, seed=seed))
+
+
+def find(instance: Instance, networks: dict[Path, Model], settings: Settings) -> Finding:
+    """Answer an instance within its timeout, loading included. networks: those of its category loaded so far."""
+    from verifier.batch.query import answer
+    from verifier.load import load
+    from verifier.spec.vnnlib import read_query
+
+    began = time.monotonic()
+    network = stored(instance.folder, instance.onnx)
+    try:
+        if network not in networks:
+            if any(known.parent != network.parent for known in networks):
+                networks.clear()
+            networks[network] = load(network)
+        query = read_query(stored(instance.folder, instance.vnnlib))
+        left = instance.timeout - (time.monotonic() - began)
+        if not left > 0:
+            return Finding("timeout", reason="reading the network and the property took all the time")
+        result = answer(networks[network], query, replace(settings, timeout=left)).result
+    except VerifierError as error:
+        return Finding("error", reason=" ".join(str(error).split()))
+    said = word(result, left)
+    late = f"the time limit of {instance.timeout:g} s was reached"
+    return Finding(said, result.stage, late if said == "timeout" else result.reason)

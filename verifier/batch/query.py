@@ -1,0 +1,113 @@
+"""The answer to a VNN-LIB query: its properties, one per input box, under one budget."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from verifier.spec.property import Property, exact
+from verifier.spec.vnnlib import Query
+from verifier.strategy import Settings, Subject, verify
+from verifier.verdict import Result, StageReport, Verdict
+
+FIRST_ROUND = 0.2  # of the time, spread evenly, so that a hard box does not keep an easy one from being broken
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What holds for the whole query.
+
+    cases: the results of the input boxes, as far as they were looked at. point: the counterexample in exact numbers, of
+    the network's input shape; it lies in the box, and `result.counterexample` is what the network reads of it.
+    """
+
+    result: Result
+    cases: tuple[Result, ...]
+    point: np.ndarray | None = None
+
+
+def answer(
+    subject: Subject, query: Query, settings: Settings | None = None, progress: Callable[[str], None] | None = None
+) -> Answer:
+    """VERIFIED when every property of the query is, FALSIFIED when one is.
+
+    A counterexample must also satisfy the assertions as they are written, exactly. Raises what `strategy.verify` and
+    `Query.properties` raise.
+    """
+    settings = settings or Settings()
+    began = time.monotonic()
+    deadline = began + settings.timeout
+    properties = query.properties(subject.graph.input_shape, math.prod(subject.graph.output_shape))
+    found: dict[int, Result] = {}
+    todo = list(range(len(properties)))
+    for share in (FIRST_ROUND, 1.0) if len(properties) > 1 else (1.0,):
+        out_of_time = []
+        for position, k in enumerate(todo):
+            budget = share * (deadline - time.monotonic()) / (len(todo) - position)
+            if budget <= 0:
+                break
+            found[k] = _case(subject, query, properties[k], replace(settings, timeout=budget), progress)
+            x = found[k].counterexample
+            if x is not None:
+                point = exact_point(properties[k], x)
+                return replace(_answer(query, properties, found, began, settings), point=point)
+            if found[k].verdict is Verdict.UNKNOWN and found[k].seconds >= budget:
+                out_of_time.append(k)
+        todo = out_of_time
+    return _answer(query, properties, found, began, settings)
+
+
+def _case(
+    subject: Subject, query: Query, prop: Property, settings: Settings, progress: Callable[[str], None] | None
+) -> Result:
+    result = verify(subject, prop, settings, progress)
+    if result.counterexample is None or result.outputs is None:
+        return result
+    if query.holds(exact_point(prop, result.counterexample), result.outputs):
+        return result
+    reason = "a candidate violates the property only once the property's numbers are rounded to float64"
+    return replace(result, verdict=Verdict.UNKNOWN, counterexample=None, outputs=None, reason=reason)
+
+
+def exact_point(prop: Property, x: np.ndarray) -> np.ndarray:
+    """The Fractions nearest to x in the box: a box may be too thin to hold a float32, such as that of a fixed 0.1."""
+    return np.minimum(np.maximum(exact(x), prop.region.lower), prop.region.upper)
+
+
+def _answer(
+    query: Query, properties: Sequence[Property], found: dict[int, Result], began: float, settings: Settings
+) -> Answer:
+    """The verdict over all cases, carried by the one that decides it."""
+    cases = tuple(found[k] for k in sorted(found))
+    seconds = time.monotonic() - began
+    order = (Verdict.FALSIFIED, Verdict.UNKNOWN, Verdict.VERIFIED)
+    # Of several cases with the same verdict, the longest one: it is the one that the answer waited for.
+    decisive = min(cases, key=lambda case: (order.index(case.verdict), -case.seconds))
+    complete = len(cases) == len(properties)
+    verdict = decisive.verdict if complete or decisive.verdict is Verdict.FALSIFIED else Verdict.UNKNOWN
+    late = verdict is Verdict.UNKNOWN and seconds >= settings.timeout
+    result = replace(
+        decisive,
+        verdict=verdict,
+        about=f"no input that {query.name} allows has a forbidden output",
+        seconds=seconds,
+        proved=min(case.proved for case in cases) if complete else -math.inf,
+        found=min(case.found for case in cases),
+        stages=_stages(found),
+        reason=f"the time limit of {settings.timeout:g} s was reached" if late else decisive.reason,
+        solver_word=verdict is Verdict.VERIFIED and any(case.solver_word for case in cases),
+    )
+    return Answer(result, cases)
+
+
+def _stages(found: dict[int, Result]) -> tuple[StageReport, ...]:
+    """The stages of all cases, named by their input box when there are several."""
+    if len(found) == 1:
+        [only] = found.values()
+        return only.stages
+    named = ((f"box {k + 1}: {stage.name}", stage) for k in sorted(found) for stage in found[k].stages)
+    return tuple(replace(stage, name=name) for name, stage in named)
