@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
@@ -124,3 +126,20 @@ def test_the_enclosure_decides_ordinary_networks() -> None:
         margin = float(graph(torch.from_numpy(x).double().unsqueeze(0)))
         assert abs(margin) > 1e-10
         assert replay(Native(graph).native, graph, prop, x).real is (margin < 0)
+
+
+def test_an_input_fixed_at_a_decimal_stands_for_that_decimal() -> None:
+    """No float equals 0.1: the network reads the float32 next to it, and the exact replay is at 0.1 itself."""
+    graph = line([[1.0]], [0.0])
+    tenth, near = np.array([Fraction(1, 10)], dtype=object), np.array([0.1], np.float32)
+    below, above = np.nextafter(near, np.float32(0)), np.nextafter(near, np.float32(1))
+    region = Region(tenth, tenth)
+    assert region.inner_box().lower[0].numpy() == near and region.inner_box().upper[0].numpy() == near
+    assert [region.admits(x) for x in (below, near, above)] == [False, True, False]
+    # y <= 0.1 + 1e-9 holds at 0.1 and not at the float32, 0.1 + 1.5e-9; y <= 0.1 + 2e-9 holds at both.
+    for slack, single in ((1e-9, False), (2e-9, True)):
+        prop = Property(
+            region, (HalfSpaces(torch.ones(1, 1).double(), torch.tensor([-0.1 - slack], dtype=torch.float64)),)
+        )
+        found = replay(Native(graph).native, graph, prop, near)
+        assert (found.inside, found.float32, found.real) == (True, single, True)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from verifier.batch.competition import decimal, word
-from verifier.batch.query import Answer, answer, exact_point
+from verifier.batch.query import Answer, answer
 from verifier.spec.property import Property
 from verifier.spec.vnnlib import parse
 from verifier.strategy import Settings
@@ -111,7 +111,7 @@ def test_a_counterexample_of_the_rounded_property_alone_is_none(monkeypatch: pyt
 
 def test_a_fixed_decimal_is_printed_as_it_is() -> None:
     [prop] = parse(HEAD + "(assert (and (<= X_0 0.1) (>= X_0 0.1)))").properties((1,))
-    [value] = exact_point(prop, np.array([0.1], dtype=np.float32))
+    [value] = prop.region.point(np.array([0.1], dtype=np.float32))
     assert decimal(value) == "0.1"
     assert decimal(Fraction(float(np.float32(0.1)))) == "0.100000001490116119384765625"
     assert decimal(Fraction(1, 3)).startswith("0.333333")

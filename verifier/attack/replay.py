@@ -10,7 +10,7 @@ import torch
 
 from verifier.bounds.enclosure import enclose
 from verifier.graph import Graph
-from verifier.spec.property import Property
+from verifier.spec.property import Property, round_down
 from verifier.types import Box
 
 Native = Callable[[np.ndarray], np.ndarray]
@@ -20,8 +20,9 @@ Native = Callable[[np.ndarray], np.ndarray]
 class Replay:
     """What became of a candidate.
 
-    inside: it lies in the region, by exact comparison. float32: the original model, run in float32, gives an unsafe
-    output. real: so does exact arithmetic on the weights; None when that is too close to call.
+    inside: the point that it stands for lies in the region, by exact comparison. float32: the original model, run in
+    float32, gives an unsafe output. real: so does exact arithmetic on the weights, at that point; None when that is too
+    close to call.
     outputs: what the original model answered. margin: its margin.
     """
 
@@ -55,11 +56,14 @@ def replay(native: Native, graph: Graph, prop: Property, x: np.ndarray) -> Repla
     outputs = native(x[np.newaxis])[0]
     values = torch.from_numpy(outputs.astype(np.float64)).unsqueeze(0)
     margin = float(prop.margin(values)[0])
-    point = torch.from_numpy(x.astype(np.float64)).unsqueeze(0)
+    inside = prop.region.admits(x)
+    point = prop.region.point(x) if inside else None
+    sides = (x.astype(np.float64),) * 2 if point is None else (round_down(point), -round_down(-point))
+    low, high = (torch.from_numpy(side).unsqueeze(0) for side in sides)
     C, d, sets = prop.rows
-    margins = enclose(graph.to(torch.float64, "cpu"), Box(point, point), C, d)
+    margins = enclose(graph.to(torch.float64, "cpu"), Box(low, high), C, d)
     tops = [float(margins.upper[0, sets == k].max()) for k in range(len(prop.unsafe))]
     bottoms = [float(margins.lower[0, sets == k].max()) for k in range(len(prop.unsafe))]
     violates, safe = min(tops) <= 0, min(bottoms) > 0
     real = True if violates else False if safe else None
-    return Replay(prop.region.contains(x), margin <= 0, real, outputs, margin)
+    return Replay(inside, margin <= 0, real, outputs, margin)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from verifier.spec.property import Property, exact
+from verifier.spec.property import Property
 from verifier.spec.vnnlib import Query
 from verifier.strategy import Settings, Subject, verify
 from verifier.verdict import Result, StageReport, Verdict
@@ -53,7 +53,7 @@ def answer(
             found[k] = _case(subject, query, properties[k], replace(settings, timeout=budget), progress)
             x = found[k].counterexample
             if x is not None:
-                point = exact_point(properties[k], x)
+                point = properties[k].region.point(x)
                 return replace(_answer(query, properties, found, began, settings), point=point)
             if found[k].verdict is Verdict.UNKNOWN and found[k].seconds >= budget:
                 out_of_time.append(k)
@@ -67,15 +67,10 @@ def _case(
     result = verify(subject, prop, settings, progress)
     if result.counterexample is None or result.outputs is None:
         return result
-    if query.holds(exact_point(prop, result.counterexample), result.outputs):
+    if query.holds(prop.region.point(result.counterexample), result.outputs):
         return result
     reason = "a candidate violates the property only once the property's numbers are rounded to float64"
     return replace(result, verdict=Verdict.UNKNOWN, counterexample=None, outputs=None, reason=reason)
-
-
-def exact_point(prop: Property, x: np.ndarray) -> np.ndarray:
-    """The Fractions nearest to x in the box: a box may be too thin to hold a float32, such as that of a fixed 0.1."""
-    return np.minimum(np.maximum(exact(x), prop.region.lower), prop.region.upper)
 
 
 def _answer(

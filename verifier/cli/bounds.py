@@ -62,6 +62,7 @@ def add_parser(subparsers: options.Subparsers) -> None:
         help=f"a bound method; repeat it for several (default: {' and '.join(DEFAULT_METHODS)})",
     )
     options.add_device(group)
+    options.add_threads(group)
     group = options.add_output(parser)
     group.add_argument("--out", metavar="FILE.png", help="plot the bounds into this file")
     parser.set_defaults(run=run)
@@ -79,6 +80,7 @@ def run(args: argparse.Namespace) -> int:
             raise InputError(f"unknown bound method '{method}' (available: {', '.join(METHODS)})")
     if args.out is not None and not args.out.endswith(".png"):
         raise InputError(f"{args.out}: the plot is a .png file; give --out a name that ends in .png")
+    options.limit_threads(args)
     device = Settings(device=args.device).torch_device()
     model = load(args.model, args.arch)
     sample = read_sample(args, model)

@@ -119,6 +119,19 @@ def add_device(group: Options) -> None:
     group.add_argument("--device", choices=DEVICES, default="auto", help="where tensors live (default: auto)")
 
 
+def add_threads(group: Options) -> None:
+    group.add_argument(
+        "--jobs", metavar="N", type=count, default=1, help="processor threads; more pay for large networks (default: 1)"
+    )
+
+
+def limit_threads(args: argparse.Namespace) -> None:
+    """Obey --jobs. On busy cores, threads that wait for each other can take a hundred times as long as one."""
+    import torch
+
+    torch.set_num_threads(args.jobs)
+
+
 def add_settings(parser: argparse.ArgumentParser, *, budget: str) -> None:
     """The options of `strategy.Settings`. budget: what --timeout limits."""
     group = parser.add_argument_group("how")
@@ -130,6 +143,7 @@ def add_settings(parser: argparse.ArgumentParser, *, budget: str) -> None:
     )
     group.add_argument("--solver", metavar="S", default="highs", help="highs (default), cvxpy, pulp or scipy")
     add_device(group)
+    add_threads(group)
     group.add_argument("--timeout", metavar="S", type=positive, default=60.0, help=f"{budget} (default: 60)")
     group.add_argument("--seed", metavar="N", type=natural, default=0, help="seed of the attack (default: 0)")
 
@@ -157,6 +171,7 @@ def read_settings(args: argparse.Namespace) -> Settings:
     """The options of `add_settings`. Raises InputError when the method is unknown or the device absent."""
     from verifier.strategy import Settings
 
+    limit_threads(args)
     settings = Settings(args.method, args.solver, args.timeout, args.device, args.seed)
     settings.torch_device()
     return settings

@@ -100,6 +100,7 @@ def result_record(args: argparse.Namespace, model: Model, result: Result) -> dic
         "solver_word": result.solver_word,
         "claim": result.about,
         "semantics": result.semantics,
+        "certificate": None,
         "model": str(model.path),
         "sha256": model.sha256,
         "method": args.method,

@@ -75,7 +75,8 @@ def sentence(args: argparse.Namespace, result: Result) -> str:
 
     spent = f"{result.stage}, {seconds(result.seconds)}"
     if result.verdict is Verdict.VERIFIED:
-        margin = f"the margin is at least {at_least(result.proved)} in {result.semantics} arithmetic"
+        arithmetic = f"in {result.semantics} arithmetic, without a certificate"
+        margin = f"the margin is at least {at_least(result.proved)} {arithmetic}"
         if result.solver_word:
             margin = f"{args.solver} claims a margin of at least {at_least(result.proved)}"
         return f"{result.label}: {result.about}; {margin} ({spent})."

@@ -95,7 +95,8 @@ def sentence(args: argparse.Namespace, sample: Sample, result: Result) -> str:
     ball = f"within {args.norm} distance {args.eps} of {sample.source} (label {sample.label})"
     spent = f"{result.stage}, {seconds(result.seconds)}"
     if result.verdict is Verdict.VERIFIED:
-        margin = f"the margin is at least {at_least(result.proved)} in {result.semantics} arithmetic"
+        arithmetic = f"in {result.semantics} arithmetic, without a certificate"
+        margin = f"the margin is at least {at_least(result.proved)} {arithmetic}"
         if result.solver_word:
             margin = f"{args.solver} claims a margin of at least {at_least(result.proved)}"
         claim = f"for every input {ball}, {result.about}; {margin}"

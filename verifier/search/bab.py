@@ -42,8 +42,8 @@ class BranchAndBound:
 
     input_limit: int = 12
     batch: int = 512
-    steps: int = 8
-    shortlist: int = 3
+    steps: int = 16
+    shortlist: int = 8
     memory: int = 1 << 31
 
     def __call__(

@@ -48,9 +48,23 @@ class Region:
     def shape(self) -> Shape:
         return self.lower.shape
 
-    def contains(self, x: np.ndarray) -> bool:
-        """Whether the point x (floats, of the input's shape) lies in the region, decided exactly."""
+    def point(self, x: np.ndarray) -> np.ndarray:
+        """The point that a float32 input x stands for: the Fractions in [lower, upper] nearest to it.
+
+        No float equals an input that is fixed at 0.1; the network reads the float32 next to it.
+        """
+        return np.minimum(np.maximum(exact(x), self.lower), self.upper)
+
+    def admits(self, x: np.ndarray) -> bool:
+        """Whether the region holds a point that float32 rounds to x, decided exactly."""
         if x.shape != self.shape or not np.isfinite(x).all():
+            return False
+        point = self.point(x)
+        return self.contains(point) and bool((single(point) == x).all())
+
+    def contains(self, x: np.ndarray) -> bool:
+        """Whether the point x (floats or Fractions, of the input's shape) lies in the region, decided exactly."""
+        if x.shape != self.shape or not all(map(math.isfinite, x.flat)):
             return False
         point = exact(x)
         if not ((self.lower <= point) & (point <= self.upper)).all():
@@ -79,6 +93,8 @@ class Region:
         """The set that attacks search: every bound is a `dtype` number rounded inwards, where there is room."""
         numpy_type = np.float32 if dtype == torch.float32 else np.float64
         lower, upper = -round_down(-self.lower, numpy_type), round_down(self.upper, numpy_type)
+        # An interval between two neighbouring floats has the one that its lower end is read as.
+        lower = np.where(lower > upper, self.lower.astype(np.float64).astype(numpy_type), lower)
         upper = np.maximum(lower, upper)
         low, high = torch.from_numpy(lower).unsqueeze(0), torch.from_numpy(upper).unsqueeze(0)
         if self.is_box:
@@ -155,6 +171,11 @@ def exact(values: np.ndarray | Sequence | float) -> np.ndarray:
     """The same numbers as an object array of Fraction."""
     array = np.asarray(values)
     return np.array([Fraction(v) for v in array.flatten().tolist()], dtype=object).reshape(array.shape)
+
+
+def single(point: np.ndarray) -> np.ndarray:
+    """What a float32 network reads of Fractions: float64, as files are parsed, then float32."""
+    return point.astype(np.float64).astype(np.float32)
 
 
 def round_down(values: np.ndarray, dtype: type = np.float64) -> np.ndarray:
