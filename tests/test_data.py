@@ -78,6 +78,7 @@ def test_idx_values_come_back(tmp_path, shape):
         gzip.compress(b"\x00\x00\x08\x01\x00\x00\x00\x03abcd"),  # a value too many
         gzip.compress(b"\x00\x00\x08\x01\x00\x00\x00\x03abc")[:-9],  # the gzip stream stops short
     ],
+    ids=["empty", "no gzip", "nothing", "short header", "floats", "too few", "too many", "short stream"],
 )
 def test_malformed_idx_is_refused(tmp_path, content):
     path = tmp_path / "a.gz"

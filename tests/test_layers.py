@@ -32,7 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     "solvers": {"errors", "program"},
     "encoding": {*CORE, "bounds", "program", "spec"},
     "bounds above encoding": {*CORE, "bounds", "program", "solvers", "spec", "encoding"},
-    "attack": {"errors", "types", "graph", "spec", "bounds"},
+    "attack": {"errors", "types", "graph", "ops", "spec", "bounds"},
     "search": BELOW_SEARCH,
     "strategy": BASE,
     "radius": {*BASE, "strategy"},

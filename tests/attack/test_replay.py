@@ -13,6 +13,7 @@ from verifier.attack.replay import replay
 from verifier.graph import Graph, GraphBuilder
 from verifier.ops.affine import Linear
 from verifier.ops.relu import ReLU
+from verifier.ops.smooth import Tanh
 from verifier.spec.property import HalfSpaces, Property, Region, exact
 from verifier.strategy import Settings, verify
 from verifier.verdict import Verdict
@@ -86,10 +87,21 @@ def absorbing() -> tuple[Graph, Property]:
     return builder.finish(), positive([0.0], [1.0])
 
 
-def test_what_lies_within_rounding_of_zero_is_too_close_to_call() -> None:
-    graph = line([[0.1, 0.2]], [-0.3])  # in float64 the sum is not exactly zero, and no enclosure says which
+def test_what_lies_within_rounding_of_zero_is_called_exactly() -> None:
+    graph = line([[0.1, 0.2]], [-0.3])  # in float64 the sum is not exactly zero, and no enclosure says which side it is
+    weight, bias = (t.flatten().tolist() for t in graph.nodes[1].op.tensors().values())
+    exactly = sum(map(Fraction, weight + bias))
     found = replay(Native(graph).native, graph, positive([0.0, 0.0], [1.0, 1.0]), np.ones(2, np.float32))
-    assert found.real is None and not found.accepted
+    assert 0 < abs(exactly) < 1e-7
+    assert found.float32 and found.real is (exactly <= 0)
+
+
+def test_a_smooth_network_within_rounding_of_zero_is_too_close_to_call() -> None:
+    builder = GraphBuilder((1,))
+    builder.add(Tanh(), 0)
+    graph = builder.finish()
+    found = replay(Native(graph).native, graph, positive([0.0], [1.0]), np.zeros(1, np.float32))
+    assert found.float32 and found.real is None and not found.accepted
     assert "too close to call" in found.reason
 
 

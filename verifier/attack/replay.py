@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from verifier.attack.exact import exact_output
 from verifier.bounds.enclosure import enclose
 from verifier.graph import Graph
-from verifier.spec.property import Property, round_down
+from verifier.spec.property import Property, exact, round_down
 from verifier.types import Box
 
 Native = Callable[[np.ndarray], np.ndarray]
@@ -22,7 +23,7 @@ class Replay:
 
     inside: the point that it stands for lies in the region, by exact comparison. float32: the original model, run in
     float32, gives an unsafe output. real: so does exact arithmetic on the weights, at that point; None when that is too
-    close to call.
+    close to call, which only smooth activations can be.
     outputs: what the original model answered. margin: its margin.
     """
 
@@ -66,4 +67,15 @@ def replay(native: Native, graph: Graph, prop: Property, x: np.ndarray) -> Repla
     bottoms = [float(margins.lower[0, sets == k].max()) for k in range(len(prop.unsafe))]
     violates, safe = min(tops) <= 0, min(bottoms) > 0
     real = True if violates else False if safe else None
+    if real is None and margin <= 0 and point is not None:
+        real = _violates_exactly(graph.to(torch.float64, "cpu"), prop, point)
     return Replay(inside, margin <= 0, real, outputs, margin)
+
+
+def _violates_exactly(graph: Graph, prop: Property, point: np.ndarray) -> bool | None:
+    """Whether the exact output at a point of Fractions is unsafe; None for smooth networks."""
+    y = exact_output(graph, point)
+    if y is None:
+        return None
+    margins = [(exact(s.C.numpy()) @ y + exact(s.d.numpy())).max() for s in prop.unsafe]
+    return bool(min(margins) <= 0)
