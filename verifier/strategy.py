@@ -27,7 +27,7 @@ from verifier.encoding import encode
 from verifier.errors import InputError, SolverError, SpecificationError
 from verifier.graph import Graph
 from verifier.program import SolveOptions
-from verifier.search.bab import BranchAndBound
+from verifier.search.bab import BranchAndBound, Task
 from verifier.spec.property import Property
 from verifier.types import Bounds, Box, Interval
 from verifier.verdict import Result, StageReport, Verdict
@@ -219,16 +219,8 @@ def bab(question: Question) -> None:
     if question.decided:
         return
     unsafe = {k: question.prop.unsafe[k] for k in question.open_sets}
-    outcome = BranchAndBound()(
-        question.graph,
-        question.box,
-        unsafe,
-        question.nodes,
-        question.allowance,
-        question.deadline,
-        judge,
-        question.progress,
-    )
+    task = Task(question.graph, question.box, unsafe, question.nodes, question.allowance, question.deadline, judge)
+    outcome = BranchAndBound()(task, question.progress)
     question.searched.update(outcome.proved)
     question.remark = f"{outcome.nodes} subdomains, worst bound {outcome.best:.4g}"
     if outcome.stuck:

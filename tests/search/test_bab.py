@@ -10,7 +10,7 @@ import torch
 from nets import Case, random_case
 
 from verifier.bounds.crown import Crown
-from verifier.search.bab import BranchAndBound, Outcome
+from verifier.search.bab import BranchAndBound, Outcome, Task
 from verifier.spec.property import HalfSpaces, Property
 
 SPLITS = {"neurons": BranchAndBound(input_limit=0), "inputs": BranchAndBound(input_limit=10**6)}
@@ -34,8 +34,8 @@ def search(case: Case, prop: Property, method: BranchAndBound, seconds: float = 
 
     box = prop.region.box()
     nodes = Crown()(case.graph, box, prop.rows[0].unsqueeze(0)).nodes
-    outcome = method(case.graph, box, dict(enumerate(prop.unsafe)), nodes, 0.0, time.monotonic() + seconds, judge)
-    return outcome, margins
+    task = Task(case.graph, box, dict(enumerate(prop.unsafe)), nodes, 0.0, time.monotonic() + seconds, judge)
+    return method(task), margins
 
 
 @pytest.mark.parametrize("split", SPLITS)

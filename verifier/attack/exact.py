@@ -18,9 +18,9 @@ ROW_CHUNK = 256
 
 
 def exact_output(graph: Graph, point: np.ndarray) -> np.ndarray | None:
-    """The output (flat object array of Fraction) at a point of Fractions (*input_shape), on the graph's float64 weights.
+    """The output, a flat object array of Fraction, at a point of Fractions (*input_shape).
 
-    None when the network has a smooth activation, whose values are not rational.
+    The weights are the graph's, in float64. None when the network has a smooth activation, whose values are not rational.
     """
     values = [point.flatten()]
     for index, node in enumerate(graph.nodes[1:], start=1):
@@ -35,7 +35,7 @@ def exact_output(graph: Graph, point: np.ndarray) -> np.ndarray | None:
 
 
 def _affine(node: Node, shapes: list[Shape], inputs: list[np.ndarray]) -> np.ndarray:
-    """Rows of the map, read off as float64 numbers that are exact, times the inputs as integers over one denominator."""
+    """Rows of the map, which float64 holds exactly, times the inputs, all as integers over common denominators."""
     op = node.op
     assert isinstance(op, Affine)
     scaled = [_integers(x) for x in inputs]

@@ -91,6 +91,14 @@ def print_json(record: Mapping[str, Any]) -> None:
     print(json.dumps(_finite(record), allow_nan=False))
 
 
+def verified_margin(result: Result, solver: str) -> str:
+    """How much was proved, and how far that can be trusted."""
+    if result.solver_word:
+        return f"{solver} claims a margin of at least {at_least(result.proved)}"
+    arithmetic = f"in {result.semantics} arithmetic, without a certificate"
+    return f"the margin is at least {at_least(result.proved)} {arithmetic}"
+
+
 def result_record(args: argparse.Namespace, model: Model, result: Result) -> dict[str, Any]:
     """What --json prints of any result. Margins that do not exist are null; a claimed one is a solver's word alone."""
     margin, none = ("margin_claimed", "margin_proved") if result.solver_word else ("margin_proved", "margin_claimed")

@@ -17,6 +17,7 @@ from verifier.cli.output import (
     progress,
     result_record,
     seconds,
+    verified_margin,
 )
 from verifier.errors import InputError
 
@@ -75,10 +76,7 @@ def sentence(args: argparse.Namespace, result: Result) -> str:
 
     spent = f"{result.stage}, {seconds(result.seconds)}"
     if result.verdict is Verdict.VERIFIED:
-        arithmetic = f"in {result.semantics} arithmetic, without a certificate"
-        margin = f"the margin is at least {at_least(result.proved)} {arithmetic}"
-        if result.solver_word:
-            margin = f"{args.solver} claims a margin of at least {at_least(result.proved)}"
+        margin = verified_margin(result, args.solver)
         return f"{result.label}: {result.about}; {margin} ({spent})."
     if result.verdict is Verdict.FALSIFIED:
         broken = f"an input that {Path(args.property).name} allows has a forbidden output"

@@ -15,6 +15,7 @@ from verifier.cli.output import (
     progress,
     result_record,
     seconds,
+    verified_margin,
 )
 from verifier.errors import InputError
 
@@ -95,10 +96,7 @@ def sentence(args: argparse.Namespace, sample: Sample, result: Result) -> str:
     ball = f"within {args.norm} distance {args.eps} of {sample.source} (label {sample.label})"
     spent = f"{result.stage}, {seconds(result.seconds)}"
     if result.verdict is Verdict.VERIFIED:
-        arithmetic = f"in {result.semantics} arithmetic, without a certificate"
-        margin = f"the margin is at least {at_least(result.proved)} {arithmetic}"
-        if result.solver_word:
-            margin = f"{args.solver} claims a margin of at least {at_least(result.proved)}"
+        margin = verified_margin(result, args.solver)
         claim = f"for every input {ball}, {result.about}; {margin}"
         return f"{result.label}: {claim} ({spent})."
     if result.verdict is Verdict.FALSIFIED:

@@ -46,24 +46,26 @@ class BranchAndBound:
     shortlist: int = 8
     memory: int = 1 << 31
 
-    def __call__(
-        self,
-        graph: Graph,
-        region: Box,
-        unsafe: Mapping[int, HalfSpaces],
-        nodes: Mapping[int, Interval],
-        enough: float,
-        deadline: float,
-        judge: Candidate,
-        progress: Callable[[str], None] | None = None,
-    ) -> Outcome:
-        """Prove that no output is in any of the unsafe sets, or find one that is.
+    def __call__(self, task: Task, progress: Callable[[str], None] | None = None) -> Outcome:
+        """Prove that no output is in any of the task's unsafe sets, or find one that is."""
+        return _Search(self, task).run(progress)
 
-        region: batch one. nodes: bounds of what activations read, over the whole region. enough: a margin bound above
-        this proves a subdomain. deadline: a time.monotonic(). judge: replays candidate inputs.
-        """
-        search = _Search(self, graph, region, unsafe, nodes, enough, deadline, judge)
-        return search.run(progress)
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What is to be proved.
+
+    region: batch one. unsafe: at least one set. nodes: bounds of what activations read, over the whole region. enough:
+    a margin bound above this proves a subdomain. deadline: a time.monotonic(). judge: replays candidate inputs.
+    """
+
+    graph: Graph
+    region: Box
+    unsafe: Mapping[int, HalfSpaces]
+    nodes: Mapping[int, Interval]
+    enough: float
+    deadline: float
+    judge: Candidate
 
 
 @dataclass(frozen=True)
@@ -84,19 +86,10 @@ class Outcome:
 class _Search:
     """The state of one search."""
 
-    def __init__(
-        self,
-        options: BranchAndBound,
-        graph: Graph,
-        region: Box,
-        unsafe: Mapping[int, HalfSpaces],
-        nodes: Mapping[int, Interval],
-        enough: float,
-        deadline: float,
-        judge: Candidate,
-    ) -> None:
-        self.options, self.graph, self.region, self.judge = options, graph, region, judge
-        self.keys, self.enough, self.deadline = list(unsafe), enough, deadline
+    def __init__(self, options: BranchAndBound, task: Task) -> None:
+        graph, region, unsafe = task.graph, task.region, task.unsafe
+        self.options, self.graph, self.region, self.judge = options, graph, region, task.judge
+        self.keys, self.enough, self.deadline = list(unsafe), task.enough, task.deadline
         varying = int((region.upper > region.lower).sum())
         self.by_input = varying <= options.input_limit and not isinstance(region, Ball)
         most = max(len(s.C) for s in unsafe.values())
@@ -104,11 +97,11 @@ class _Search:
         C = torch.stack([s.C[i] for s, i in zip(unsafe.values(), fill, strict=True)]).to(region.lower)
         d = torch.stack([s.d[i] for s, i in zip(unsafe.values(), fill, strict=True)]).to(region.lower)
         steps = 0 if self.by_input else options.steps
-        self.bounding = Bounding(graph, region, C, d, steps, enough)
+        self.bounding = Bounding(graph, region, C, d, steps, task.enough)
         self.points = split_points(graph)
         self.closed = {k: math.inf for k in self.keys}
         self.count = self.stuck = 0
-        self.root = self._root(nodes)
+        self.root = self._root(task.nodes)
 
     def _root(self, nodes: Mapping[int, Interval]) -> Domains:
         """The whole region, once for every unsafe set."""
