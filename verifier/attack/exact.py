@@ -20,7 +20,7 @@ ROW_CHUNK = 256
 def exact_output(graph: Graph, point: np.ndarray) -> np.ndarray | None:
     """The output, a flat object array of Fraction, at a point of Fractions (*input_shape).
 
-    The weights are the graph's, in float64. None when the network has a smooth activation, whose values are not rational.
+    The weights are the graph's, in float64. None when an activation is smooth: its values are not rational.
     """
     values = [point.flatten()]
     for index, node in enumerate(graph.nodes[1:], start=1):
