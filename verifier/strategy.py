@@ -82,7 +82,8 @@ class Question:
 
     lower: the best proved lower bound of each half-space row (rows,). searched: by unsafe set, that of its margin, from
     branch and bound. claims: by unsafe set, a bound that rests on a solver's word alone. nodes: bounds of what
-    activations read. found: the least margin seen at an allowed input. doubts: why candidates were not accepted.
+    activations read. found, nearest: the least margin seen at an allowed input, and that input. doubts: why candidates
+    were not accepted.
     """
 
     subject: Subject
@@ -93,6 +94,7 @@ class Question:
     lower: Tensor
     nodes: dict[int, Interval] = field(default_factory=dict)
     found: float = math.inf
+    nearest: np.ndarray | None = None
     counterexample: np.ndarray | None = None
     outputs: np.ndarray | None = None
     doubts: list[str] = field(default_factory=list)
@@ -151,8 +153,8 @@ class Question:
     def judge(self, x: np.ndarray) -> None:
         """Replay a candidate (*input_shape) and keep it when it is a counterexample."""
         verdict = replay(self.subject.native, self.subject.graph, self.prop, x.astype(np.float32))
-        if verdict.inside and not math.isnan(verdict.margin):
-            self.found = min(self.found, verdict.margin)
+        if verdict.inside and verdict.margin < self.found:
+            self.found, self.nearest = verdict.margin, x
         if verdict.accepted:
             self.counterexample, self.outputs = x.astype(np.float32), verdict.outputs
         elif verdict.float32 or verdict.real:
@@ -246,7 +248,8 @@ def milp(question: Question) -> None:
         one = Property(question.prop.region, (question.prop.unsafe[k],))
         encoding = encode(graph, box, question.nodes, one)
         options = SolveOptions(time_limit=question.remaining, cutoff=SOLVER_TOLERANCE, target=-SOLVER_TOLERANCE)
-        solution = solver.solve(encoding.program, options)
+        start = None if question.nearest is None else encoding.start(question.nearest)
+        solution = solver.solve(encoding.program, options, start)
         if solution.x is not None:
             point = torch.from_numpy(encoding.input(solution.x).astype(np.float32)).unsqueeze(0)
             question.judge(inner.project(point)[0].numpy())

@@ -177,9 +177,10 @@ class _Search:
         if self.by_input or self.count == len(domains):
             self.bounding.choose_rows(domains)
         self.bounding.improve(domains)
-        done = domains.lower > self.enough
+        done, hopeless = domains.lower > self.enough, domains.lower == -math.inf
         self._close(domains.select(done))
-        rest = domains.select(~done)
+        self._give_up(domains.select(hopeless))  # the numbers overflow: splitting mends nothing
+        rest = domains.select(~done & ~hopeless)
         if not len(rest):
             return False
         if self._try(rest):
