@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+import os
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -75,6 +78,16 @@ def commands(block: str) -> Iterator[tuple[str, str]]:
         yield command, shown
 
 
+def lines(block: str) -> Iterator[str]:
+    """The commands of an `sh` block: its lines, a here-document being part of its command."""
+    left = iter(block.splitlines())
+    for line in left:
+        if here := re.search(r"<<'(\w+)'$", line):
+            rest = list(iter(lambda: next(left), here[1]))
+            line = "\n".join((line, *rest, here[1]))
+        yield line
+
+
 class Shell:
     """Runs the README's commands in this process, for speed, and keeps the last exit code."""
 
@@ -84,6 +97,8 @@ class Shell:
 
     def run(self, command: str) -> str:
         """What the command prints. `a && b` is two commands."""
+        if command.startswith(("cat ", "mkdir ", "scripts/")):
+            return self._bash(command)
         return "".join(self._one(part.strip()) for part in command.split("&&") if part.strip() not in SET_UP)
 
     def _one(self, command: str) -> str:
@@ -98,6 +113,13 @@ class Shell:
             except SystemExit as stop:
                 self.code = int(stop.code or 0)
         return out.getvalue()
+
+    def _bash(self, command: str) -> str:
+        environment = os.environ | {"VERIFIER_PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+        command = re.sub("^scripts/", f"{ROOT}/scripts/", command)
+        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=environment)
+        self.code = done.returncode
+        return done.stdout + done.stderr
 
     def python(self, program: str) -> str:
         """What a program prints on stdout; programs share their names."""
@@ -119,7 +141,7 @@ def test_every_block_does_what_it_shows(tmp_path: Path, monkeypatch: pytest.Monk
                 if word in EXIT_CODES and shell.code != EXIT_CODES[word]:
                     wrong.append(f"{command}: {word} with exit code {shell.code}")
         elif language == "sh":
-            for line in content.splitlines():
+            for line in lines(content):
                 shell.code = 0
                 shell.run(line)
                 wrong.append(line * (shell.code != 0))

@@ -28,6 +28,7 @@ from verifier.errors import InputError, SolverError, SpecificationError
 from verifier.graph import Graph
 from verifier.program import SolveOptions
 from verifier.search.bab import BranchAndBound, Task
+from verifier.simplify import simplified
 from verifier.spec.property import Property
 from verifier.types import Bounds, Box, Interval
 from verifier.verdict import Result, StageReport, Verdict
@@ -224,7 +225,7 @@ def bab(question: Question) -> None:
     task = Task(question.graph, question.box, unsafe, question.nodes, question.allowance, question.deadline, judge)
     outcome = BranchAndBound()(task, question.progress)
     question.searched.update(outcome.proved)
-    question.remark = f"{outcome.nodes} subdomains, worst bound {outcome.best:.4g}"
+    question.remark = outcome.summary
     if outcome.stuck:
         question.remark += f", {outcome.stuck} beyond float64"
 
@@ -236,7 +237,7 @@ def milp(question: Question) -> None:
     """
     graph, box = question.graph.to(torch.float64, "cpu"), question.box.to("cpu", torch.float64)
     share = time.monotonic() + TIGHTENING_SHARE * question.remaining
-    method = LpBounds(solver="highs", deadline=share)
+    method = LpBounds(solver=question.settings.solver, deadline=share)
     rows = question.open_rows
     with torch.no_grad():
         question.improve(rows, method(graph, box, question.C[rows].unsqueeze(0).to("cpu", torch.float64)))
@@ -285,7 +286,7 @@ def verify(
     settings = settings or Settings()
     solvers.get(settings.solver)
     began = time.monotonic()
-    graph = subject.graph.to(torch.float64, settings.torch_device())
+    graph = simplified(subject.graph).to(torch.float64, settings.torch_device())
     prop.check_fits(graph.input_shape, math.prod(graph.output_shape))
     lower = torch.full((len(prop.rows[1]),), -math.inf, dtype=torch.float64)
     question = Question(subject, prop, settings, began + settings.timeout, graph, lower, progress=progress)

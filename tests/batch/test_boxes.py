@@ -94,6 +94,14 @@ def test_out_of_time(scripted) -> None:
     assert found.result.seconds == pytest.approx(10.0) and word(found.result, 10.0) == "timeout"
 
 
+def test_no_time_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter(range(0, 1000, 20))
+    monkeypatch.setattr("verifier.batch.query.time", SimpleNamespace(monotonic=lambda: float(next(ticks))))
+    found = answer(SUBJECT, QUERY, Settings(timeout=10.0))  # type: ignore[arg-type]
+    assert found.result.verdict is Verdict.UNKNOWN and found.cases == () and word(found.result, 10.0) == "timeout"
+    assert found.result.reason == "the time limit of 10 s was reached"
+
+
 def test_a_counterexample_of_the_rounded_property_alone_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     query = parse(HEAD + "(assert (<= Y_0 0.49999999999999999999))")  # as float64 that is 0.5
 

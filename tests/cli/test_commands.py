@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
 import highspy
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
@@ -17,6 +19,7 @@ from verifier.bounds.methods import METHODS as BOUND_METHODS
 from verifier.cli import export, options, output, supports
 from verifier.data import load_dataset
 from verifier.encoding import OBJECTIVES
+from verifier.load import load
 from verifier.spec.property import NORMS
 from verifier.strategy import METHODS
 
@@ -121,6 +124,51 @@ def test_bad_input_of_the_other_commands(run: Run, folder: Path, argv: tuple[str
     code, _, err = run(*argv)
     assert (code, err.count("\n")) == (2, 1)
     assert err.startswith("verifier: error: ") and named in err
+
+
+# What the standard's own collector of capabilities asks for, and the words that it permits.
+STANDARD_LISTS = {
+    "hidden-node-theories": {"NH", "H"},
+    "multiple-input-output-theories": {"SIO", "MIO"},
+    "multiple-network-theories": {"SNET", "MENET", "MINET", "MNET"},
+    "multiple-node-comparison-theories": {"SNC", "MNC"},
+    "arithmetic-complexity-theories": {"BND", "OUTC", "LIN", "POLY"},
+    "onnx-element-types": {"real", "float32", "float64"},
+    "optimised-disjunctive-reasoning": {"true", "false"},
+    "serialise-assignments": {"true", "false"},
+    "unsat-proofs": {"true", "false"},
+}
+
+
+@pytest.mark.parametrize("name", STANDARD_LISTS)
+def test_supports_answers_what_the_standard_asks(run: Run, name: str) -> None:
+    code, out, err = run("supports", f"--{name}")
+    assert (code, err) == (0, "") and out.endswith("\n")
+    assert set(out.splitlines()) <= STANDARD_LISTS[name] and out.strip()
+
+
+def test_supports_ranges_of_versions(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name == "vnnlib")
+    assert run("supports", "--vnnlib-versions")[1] == "1.0\n2.0\n"
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert run("supports", "--vnnlib-versions")[1] == "1.0\n1.0\n"
+
+
+@pytest.mark.parametrize("end", [0, 1])
+def test_the_first_and_the_last_operator_set_can_be_read_and_replayed(run: Run, folder: Path, end: int) -> None:
+    version = int(run("supports", "--onnx-opset-versions")[1].splitlines()[end])
+    proto = onnx.load("known.onnx")
+    proto.opset_import[0].version = version
+    proto.ir_version = 3 if end == 0 else 13
+    onnx.save(proto, "other.onnx")
+    model = load("other.onnx")
+    assert model.native(np.full((1, 1, 2, 2), 0.5, dtype=np.float32)).tolist() == [[0.5, 0.5, -0.5]]
+
+
+def test_name_and_version(run: Run) -> None:
+    assert run("--name") == (0, "verifier\n", "")
+    declared = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["version"]
+    assert run("--version") == (0, f"{declared}\n", "")
 
 
 def test_supports_lists_the_registries(run: Run) -> None:

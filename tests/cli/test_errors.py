@@ -136,8 +136,11 @@ def test_the_script_verify_names_itself(bad: Path, capsys: pytest.CaptureFixture
     code = main_verify(["nowhere.pt", *EPS])
     captured = capsys.readouterr()
     check(code, captured.out, captured.err, "verify")
+    code = main_verify(["nowhere.pt"])
+    captured = capsys.readouterr()
+    check(code, captured.out, captured.err, "verify")
     with pytest.raises(SystemExit) as stop:
-        main_verify(["nowhere.pt"])
+        main_verify(["nowhere.pt", "--epsilon", "1"])
     captured = capsys.readouterr()
     check(int(stop.value.code or 0), captured.out, captured.err, "verify")
 

@@ -105,6 +105,61 @@ def test_the_competitions_result_file(ask: Run, folder: Path) -> None:
     assert y[0, 1] >= 0.75
 
 
+# VNN-LIB 2.0, chapter "Solver Command-line Interface".
+
+TENSORS = "(declare-network f (declare-input Pic {0} [1,2,2]) (declare-output Out {0} [3]))\n"
+BOX_2 = "".join(f"(assert (>= Pic[0,{i},{j}] 0.0)) (assert (<= Pic[0,{i},{j}] 1.0))\n" for i in (0, 1) for j in (0, 1))
+HEAD_2 = "(vnnlib-version <2.0>)\n" + TENSORS.format("float32") + BOX_2
+STANDARD = ("q.vnnlib", "--network", "f=known.onnx")
+
+
+@pytest.fixture
+def query(folder: Path) -> Path:
+    """q.vnnlib (and .gz), of version 2.0, which is broken; safe.vnnlib, which is not; old.vnnlib, of version 1.0."""
+    pytest.importorskip("vnnlib", reason="the package vnnlib is not installed: pip install 'verifier[vnnlib2]'")
+    (folder / "q.vnnlib").write_text(HEAD_2 + "(assert (>= Out[1] 0.75))")
+    (folder / "q.vnnlib.gz").write_bytes(gzip.compress((folder / "q.vnnlib").read_bytes()))
+    (folder / "safe.vnnlib").write_text(HEAD_2.replace("float32", "real") + "(assert (<= Out[0] -0.5))")
+    (folder / "old.vnnlib").write_text(BROKEN)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("file", "heads"),
+    [
+        ("q.vnnlib", ("Pic float32 [1,2,2]", "Out float32 [3]")),
+        ("q.vnnlib.gz", ("Pic float32 [1,2,2]", "Out float32 [3]")),
+        ("old.vnnlib", ("X real [4]", "Y real [3]")),  # a file of version 1.0 takes any name for its network
+    ],
+)
+def test_an_assignment_in_the_standards_form(run: Run, query: Path, file: str, heads: tuple[str, str]) -> None:
+    code, out, err = run("verify", file, "--network", "f=known.onnx", "--timeout", "30")
+    word, first, *lines = out.splitlines()
+    x, second, y = [float(line) for line in lines[:4]], lines[4], [float(line) for line in lines[5:]]
+    assert (code, word, (first, second), len(y)) == (1, "sat", heads, 3)
+    assert y[:2] == x[:2] and y[1] >= 0.75 and all(0 <= value <= 1 for value in x)
+    assert err.startswith("FALSIFIED: ") and not (query / "verify_out").exists()
+
+
+def test_the_other_words_of_the_standard(run: Run, query: Path) -> None:
+    safe = ("safe.vnnlib", "--network", "f=known.onnx")
+    assert run("verify", *safe, "--quiet") == (0, "unsat\n", "")
+    code, out, err = run("verify", *safe, "--timeout", "1e-9")
+    assert (code, out) == (3, "timed-out\n") and err.startswith("UNKNOWN: ")
+    text = HEAD_2 + "(assert (>= (- Out[0] Out[1]) 0.9)) (assert (>= (- Out[1] Out[0]) 0.9))"
+    (query / "open.vnnlib").write_text(text)
+    argv = ("open.vnnlib", "--network", "f=known.onnx", "--method", "interval", "--quiet")
+    assert run("verify", *argv) == (3, "unknown\n", "")
+
+
+def test_the_standards_form_keeps_our_options(run: Run, query: Path) -> None:
+    code, out, _ = run("verify", *STANDARD, "--json", "--result", "r.txt", "--out", "found")
+    record = json.loads(out)
+    assert (code, record["verdict"], record["property"], record["model"]) == (1, "FALSIFIED", "q.vnnlib", "known.onnx")
+    assert (query / "r.txt").read_text().startswith("sat\n((X_0 ")
+    assert (query / "found" / "known_q.counterexample").is_file() and len(record["files"]) == 2
+
+
 PROPERTY = ("known.onnx", "--property", "p.vnnlib")
 REFUSED = {
     "with eps": ((*PROPERTY, "--eps", "0.1"), "--eps"),
@@ -115,6 +170,21 @@ REFUSED = {
     "with input": ((*PROPERTY, "--input", "x.npy"), "--input goes with --eps"),
     "with label": ((*PROPERTY, "--label", "0"), "--label goes with --eps"),
     "neither": (("known.onnx",), "--eps --property"),
+    "no network": (("q.vnnlib",), "q.vnnlib: give the network that the file is about: --network NAME=FILE"),
+    "no network, gzip": (("q.vnnlib.gz", "--eps", "1"), "--network NAME=FILE"),
+    "another network": (("q.vnnlib", "--network", "g=known.onnx"), "declares no network 'g' (declared: f)"),
+    "one network too many": ((*STANDARD, "--network", "g=known.onnx"), "declares no network 'g'"),
+    "a network twice": ((*STANDARD, "--network", "f=known.onnx"), "names 'f' twice"),
+    "networks for version 1.0": (("p.vnnlib", "--network", "f=known.onnx", "--network", "g=x"), "is about one network"),
+    "two networks": (("two.vnnlib", "--network", "f=known.onnx", "--network", "g=known.onnx"), "2 networks (f, g)"),
+    "no name": (("q.vnnlib", "--network", "known.onnx"), "must be NAME=FILE"),
+    "no file": (("q.vnnlib", "--network", "f="), "must be NAME=FILE"),
+    "missing network": (("q.vnnlib", "--network", "f=nowhere.onnx"), "nowhere.onnx"),
+    "network and eps": ((*STANDARD, "--eps", "0.1"), "--eps"),
+    "network and property": ((*STANDARD, "--property", "p.vnnlib"), "--property"),
+    "network and index": ((*STANDARD, "--index", "1"), "--index goes with --eps"),
+    "network of another size": (("q.vnnlib", "--network", "f=single.onnx"), "states 3 outputs, the network has 1"),
+    "model as query": (("known.onnx", "--network", "f=known.onnx"), "known.onnx: line 1, column 1"),
     "result without property": (("known.onnx", "--eps", "0.1", "--result", "r.txt"), "--result goes with --property"),
     "missing file": (("known.onnx", "--property", "nowhere.vnnlib"), "nowhere.vnnlib"),
     "wrong sizes": (("single.onnx", "--property", "p.vnnlib"), "states 3 outputs, the network has 1"),
@@ -125,8 +195,10 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_bad_input(case: str, run: Run, folder: Path) -> None:
+def test_bad_input(case: str, run: Run, folder: Path, query: Path) -> None:
     (folder / "p.vnnlib").write_text(SAFE)
+    second = TENSORS.format("real").replace(" f ", " g ").replace("Pic", "A").replace("Out", "B")
+    (folder / "two.vnnlib").write_text(HEAD_2.replace(BOX_2, second + BOX_2))
     (folder / "strict.vnnlib").write_text(HEAD + "(assert (< Y_0 0))")
     argv, named = REFUSED[case]
     code, out, err = run("verify", *argv, "--quiet")

@@ -5,20 +5,22 @@ from __future__ import annotations
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from verifier.batch import workers
-from verifier.batch.competition import Finding, read_instances, stored
-from verifier.batch.journal import HEADER, Journal
+from verifier.batch.competition import Finding, Instance, read_instances, stored, subdomains
+from verifier.batch.journal import HEADER, Journal, Row
 from verifier.batch.workers import Outcome
-from verifier.cli.vnncomp import record_row
+from verifier.cli.vnncomp import record_row, tallies
 from verifier.errors import VerifierError
+from verifier.verdict import Result, StageReport, Verdict
 
 Run = Callable[..., tuple[int, str, str]]
 ROOT = Path(__file__).parents[2]
@@ -42,6 +44,9 @@ def benchmark(folder: Path) -> Path:
     return place
 
 
+INSTANCE = Instance("tiny", Path(), "known.onnx", "safe.vnnlib", 30.0)
+
+
 def expect(place: Path, words: dict[str, str]) -> None:
     lines = [f"known.onnx,{name}.vnnlib,{word}\n" for name, word in words.items()]
     (place / "expected.csv").write_text("onnx,vnnlib,verdict\n" + "".join(lines))
@@ -62,6 +67,7 @@ def test_a_run_its_resumption_and_a_contradiction(run: Run, benchmark: Path) -> 
     assert (code, err) == (0, "")
     assert {name: row["result"] for name, row in rows.items()} == {"safe": "unsat", "broken": "sat", "bad": "error"}
     assert "strict inequality" in rows["bad"]["reason"] and rows["bad"]["category"] == "tiny"
+    assert all(50 < int(each["peak_mib"]) < 100_000 for each in rows.values())
     assert Path("results.csv").read_text().startswith(first)
     assert "1 of 3 instances are in results.csv already" in out and "[2/2] tiny known.onnx bad.vnnlib: error" in out
     assert "of 3 instances 2 are decided; 2 verdicts agree with the expected ones, 0 contradict them" in out
@@ -82,7 +88,7 @@ def test_a_run_its_resumption_and_a_contradiction(run: Run, benchmark: Path) -> 
 
 
 def test_a_line_cut_short_is_run_again(benchmark: Path) -> None:
-    line = f"{','.join(HEADER)}\ntiny,known.onnx,safe.vnnlib,unsat,0.1,crown,unsat,30,\n"
+    line = f"{','.join(HEADER)}\ntiny,known.onnx,safe.vnnlib,unsat,0.1,crown,unsat,30,,12,345\n"
     Path("results.csv").write_text(line + "tiny,known.onnx,broken.vnnl")
     journal = Journal(Path("results.csv"))
     assert Path("results.csv").read_text() == line
@@ -92,6 +98,61 @@ def test_a_line_cut_short_is_run_again(benchmark: Path) -> None:
     again = Journal(Path("results.csv"))
     assert [instance.vnnlib for instance in again.left(read_instances(benchmark))] == ["broken.vnnlib"]
     assert again.rows[row.key] == replace(row, reason='says "a, b"')
+
+
+def test_a_file_of_the_first_version_goes_on_with_more_columns(run: Run, benchmark: Path) -> None:
+    old = "category,onnx,vnnlib,result,seconds,stage,expected,timeout,reason"
+    Path("results.csv").write_text(f"{old}\ntiny,known.onnx,safe.vnnlib,unsat,0.1,crown,unsat,30,why\ntiny,kno")
+    code, out, err = run("vnncomp", "benchmarks", "--limit", "2")
+    assert (code, err) == (0, "") and "1 of 2 instances are in results.csv already" in out
+    assert Path("results.csv").read_text().splitlines()[:2] == [
+        f"{old},subdomains,peak_mib", "tiny,known.onnx,safe.vnnlib,unsat,0.1,crown,unsat,30,why,,",
+    ]  # fmt: skip
+    assert list(results()) == ["safe", "broken"] and not Path("results.csv.part").exists()
+    for broken in (
+        f"{old},color\n",
+        f"{old}\ntiny,known.onnx,safe.vnnlib,unsat,soon,crown,unsat,30,\n",
+        f"{old},subdomains,peak_mib\ntiny,known.onnx,safe.vnnlib,unsat,1,crown,unsat,30,,,much\n",
+    ):
+        Path("other.csv").write_text(broken)
+        code, out, err = run("vnncomp", "benchmarks", "--out", "other.csv")
+        assert (code, out) == (2, "") and "other.csv" in err and Path("other.csv").read_text() == broken
+
+
+def row(category: str, result: str, seconds: float, expected: str, peak: str = "") -> Row:
+    return Row(category, "n", f"{category}{seconds}", result, str(seconds), "bab", expected, "60", "", "", peak)
+
+
+def test_the_summary_counts_what_is_decided_in_time() -> None:
+    rows = [
+        row("a", "unsat", 10.0, "unsat", "300"), row("a", "sat", 10.1, "unsat"), row("a", "unsat", 45.0, "unknown"),
+        row("a", "timeout", 65.0, "sat", "90"), row("b", "sat", 29.0, "sat"), row("b", "error", 1.0, "sat"),
+    ]  # fmt: skip
+    counts = tallies(rows)
+    assert counts["a"] == {
+        "instances": 4, "decided": 3, "in 10 s": 1, "in 30 s": 2, "in 60 s": 3, "correct": 1, "wrong": 1,
+        "sat": 1, "unsat": 2, "unknown": 0, "timeout": 1, "error": 0, "seconds": pytest.approx(130.1), "peak_mib": 300,
+    }  # fmt: skip
+    assert [counts["b"][name] for name in ("in 10 s", "in 30 s", "peak_mib")] == [0, 1, None]
+
+
+def test_subdomains_are_summed_over_boxes() -> None:
+    remarks = ("", "least margin found 3 subdomains", "12 subdomains, worst bound 0.1", "30 subdomains, worst bound 1")
+    stages = tuple(StageReport("bab", 0.1, None, remark) for remark in remarks)
+    result = Result(Verdict.UNKNOWN, "", "bab", 1.0, 0.0, 0.0, stages)
+    assert subdomains(result) == 42 and subdomains(replace(result, stages=stages[:2])) is None
+
+
+def test_ctrl_c_stops_with_the_command_to_go_on(run: Run, benchmark: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(setup: object, tasks: list[Instance], *_: object) -> Iterator[Outcome]:
+        yield Outcome(tasks[0], Finding("unsat", "crown", peak=7), 0.5)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(workers, "run", interrupted)
+    code, out, err = run("vnncomp", "benchmarks", "--out", "my results.csv")
+    assert code == 130 and list(results("my results.csv")) == ["safe"] and "VNNCOMP" not in out
+    command = "verifier vnncomp benchmarks --out 'my results.csv'"
+    assert err == f"verifier: stopped after 1 of 3 instances; go on with: {command}\n"
 
 
 def test_names_with_and_without_gz(benchmark: Path) -> None:
@@ -138,7 +199,7 @@ def test_an_answer_counts_only_in_time(benchmark: Path) -> None:
     ],
 )  # fmt: skip
 def test_bad_input(run: Run, benchmark: Path, instances: str | None, argv: list[str], named: str) -> None:
-    line = "tiny,known.onnx,safe.vnnlib,unsat,0.1,crown,unsat,30,"
+    line = "tiny,known.onnx,safe.vnnlib,unsat,0.1,crown,unsat,30,,,"
     Path("old.csv").write_text(f"{','.join(HEADER)}\n{line}\n")
     (benchmark / "instances.csv").unlink()
     if instances is not None:
@@ -171,6 +232,10 @@ def do_task(task: str) -> str:
         raise RuntimeError("the reason of the crash")
     if task == "die":
         os._exit(7)
+    if task == "out of memory":  # this is how the kernel ends a process then
+        os.kill(os.getpid(), signal.SIGKILL)
+    if task == "interrupt":  # Ctrl-C reaches workers too
+        os.kill(os.getpid(), signal.SIGINT)
     return f"{task} by {os.getpid()}"
 
 
@@ -179,14 +244,18 @@ def setup_that_fails() -> Callable[[str], str]:
 
 
 def test_a_hung_or_dead_worker_costs_its_task_alone() -> None:
-    tasks = ["a", "hang", "b", "crash", "die", "c"]
+    tasks = ["a", "hang", "b", "crash", "die", "out of memory", "interrupt", "c"]
     found = {outcome.task: outcome for outcome in workers.run(setup_worker, tasks, lambda task: 2.0, jobs=2)}
     assert sorted(found) == sorted(tasks)
-    assert [bool(found[task].value) for task in tasks] == [True, False, True, False, False, True]
+    assert [bool(found[task].value) for task in tasks] == [
+        True, False, True, False, False, False, True, True,
+    ]  # fmt: skip
     assert found["hang"].late and 2.0 <= found["hang"].seconds < 10.0
     assert not any(found[task].late for task in tasks if task != "hang")
     assert found["crash"].failure.endswith("RuntimeError: the reason of the crash")
     assert found["die"].failure == "the worker process died with exit code 7"
+    assert found["out of memory"].failure == "the worker process was killed by SIGKILL, as when memory runs out"
+    assert record_row(Outcome(INSTANCE, None, 1.0, failure=found["die"].failure)).result == "error"
 
 
 def test_a_worker_keeps_its_process() -> None:

@@ -13,7 +13,7 @@ from verifier.bounds.crown import Crown
 from verifier.search.bab import BranchAndBound, Outcome, Task
 from verifier.spec.property import HalfSpaces, Property
 
-SPLITS = {"neurons": BranchAndBound(input_limit=0), "inputs": BranchAndBound(input_limit=10**6)}
+SPLITS = {"neurons": BranchAndBound(input_limit=0, trial_limit=0), "inputs": BranchAndBound(input_limit=10**6)}
 
 
 def shifted(case: Case, margin: float) -> Property:

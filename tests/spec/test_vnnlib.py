@@ -225,8 +225,11 @@ CASES = {
     "square of a sum": ("(assert (<= (* (+ Y_0 1) (- Y_0 1)) 0))", (6, 14), "non-linear"),
     "not a number": ("(assert (<= Y_0 1.2.3))", (6, 17), "found '1.2.3'"),
     "NaN": ("(assert (<= Y_0 nan))", (6, 17), "found 'nan'"),
-    "exponent beyond all measure": ("(assert (<= Y_0 1e-400000000))", (6, 17), "expected a number"),
-    "digits beyond all measure": (f"(assert (<= Y_0 0.{'1' * 5000}))", (6, 17), "expected a number"),
+    "exponent beyond all measure": ("(assert (<= Y_0 1e-400000000))", (6, 17), "out of range"),
+    "digits beyond all measure": (f"(assert (<= Y_0 0.{'1' * 5000}))", (6, 17), "out of range"),
+    "a product beyond all measure": (f"(assert (<= Y_0 (* {'1e999 ' * 50_000})))", (6, 18), "too many digits"),
+    "a factor beyond all measure": (f"(assert (<= (* Y_0 {'1e-999 ' * 50_000}) 0))", (6, 14), "too many digits"),
+    "deep sum": (f"(assert (<= {'(+ ' * 50_000}", (6, 614), "nested deeper"),
     "bound beyond float32": ("(assert (<= X_0 1e39))", (6, 10), "too large"),
     "threshold beyond float32": ("(assert (<= Y_0 1e300))", (6, 10), "too large"),
     "unicode digits": ("(assert (<= Y_0 \u0663))", (6, 17), "expected a number"),
@@ -257,9 +260,13 @@ def test_malformed(case: str) -> None:
         (HEAD + "(assert (<= Y_0 0))", "line 1, column 16: input X_0 is unbounded"),
         (HEAD.replace("X_0", "X_2") + BOX.replace("X_0", "X_2"), "input X_0 is not declared"),
         ("(declare-const X_0 Real)", "output Y_0 is not declared"),
-        ("", "input X_0 is not declared"),
+        ("", "the file is empty"),
+        ("; nothing but a comment\n", "the file is empty"),
         (HEAD + BOX + "(assert (<= 1 0))", "contradict"),
-        (HEAD + BOX + "(assert (or (<= Y_0 0) (<= Y_0 1) (<= Y_0 2)))" * 12, "531441 cases"),
+        (HEAD + BOX + "(assert (or (<= Y_0 0) (<= Y_0 1) (<= Y_0 2)))" * 12, "531,441 cases"),
+        (HEAD + BOX + "(assert (or (<= Y_0 0) (<= Y_0 1) (<= Y_0 2)))" * 99, "more than 10^12 cases"),
+        (HEAD + BOX + f"(assert (or {'(and ' + '(or (<= Y_0 0) (<= Y_1 1))' * 16 + ')'}{' (<= Y_0 9)' * 65_000}))",
+         "130,536 cases"),
     ],
 )  # fmt: skip
 def test_faults_of_the_whole_file(text: str, reason: str) -> None:
@@ -282,6 +289,11 @@ def test_files(tmp_path: Path) -> None:
     plain.write_bytes(text)
     zipped.write_bytes(gzip.compress(text))
     assert [rows(p) for p in read_vnnlib(plain, (2,))] == [rows(p) for p in read_vnnlib(zipped, (2,), 2)]
+    (tmp_path / "p.vnnlib.gz").write_bytes(text)  # the content tells, not the name
+    assert read_query(tmp_path / "p.vnnlib.gz").inputs == 2
+    zipped.write_bytes(b"\x1f\x8bno gzip")
+    with pytest.raises(SpecificationError, match="odd_name: damaged or truncated gzip"):
+        read_query(zipped)
     zipped.write_bytes(gzip.compress(text)[:40])
     with pytest.raises(SpecificationError, match="odd_name: damaged or truncated gzip"):
         read_query(zipped)

@@ -1,9 +1,13 @@
-"""VNN-COMP's conventions: instances.csv, expected.csv, its words for verdicts, its format of a counterexample."""
+"""VNN-COMP's conventions: instances.csv, expected.csv, its words for verdicts, its format of a counterexample; and
+VNN-LIB 2.0's format of an answer."""
 
 from __future__ import annotations
 
 import csv
 import math
+import re
+import resource
+import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -21,6 +25,7 @@ from verifier.verdict import Result, Verdict
 if TYPE_CHECKING:
     from verifier.batch.query import Answer
     from verifier.load import Model
+    from verifier.spec.vnnlib import Query
     from verifier.strategy import Settings
 
 WORDS = ("sat", "unsat", "unknown", "timeout", "error")
@@ -43,11 +48,17 @@ class Instance:
 
 @dataclass(frozen=True)
 class Finding:
-    """What came of an instance: a word, the stage that decided, and the reason when nothing was decided."""
+    """What came of an instance: a word, the stage that decided, and the reason when nothing was decided.
+
+    subdomains: how many branch and bound looked at, None when it did not run. peak: the worker's peak memory so far,
+    MiB.
+    """
 
     result: str
     stage: str = ""
     reason: str = ""
+    subdomains: int | None = None
+    peak: int | None = None
 
 
 def read_instances(folder: Path, only: Iterable[str] = (), timeout: float | None = None) -> list[Instance]:
@@ -139,6 +150,19 @@ def decimal(value: Fraction) -> str:
     return str(Context(prec=DIGITS).divide(Decimal(value.numerator), Decimal(value.denominator)))
 
 
+def standard_text(query: Query, found: Answer, timeout: float) -> str:
+    """The answer as VNN-LIB 2.0 wants it: a word, and below `sat` every variable with its numbers, one a line."""
+    from verifier.spec.property import exact
+
+    said = word(found.result, timeout)
+    lines = ["timed-out" if said == "timeout" else said]
+    if found.point is not None and found.result.outputs is not None:
+        for variable, values in zip(query.variables, (found.point, found.result.outputs), strict=True):
+            lines.append(f"{variable.name} {variable.kind} [{','.join(map(str, variable.shape))}]")
+            lines += map(decimal, exact(values).flat)
+    return "\n".join(lines) + "\n"
+
+
 def result_text(found: Answer, timeout: float) -> str:
     """The result file of run_instance.sh: a word, and below `sat` the counterexample."""
     lines = [word(found.result, timeout)]
@@ -156,11 +180,14 @@ def stored(folder: Path, name: str) -> Path:
 
 def worker(device: str, seed: int) -> Callable[[Instance], Finding]:
     """The setup of a worker process: what it returns answers instances, and loads each network once."""
-    import onnxruntime  # noqa: F401  (imported here, so that no instance's time counts it)
-    import torch
+    from verifier.batch.startup import startup
 
-    import verifier.load.onnx  # noqa: F401
-    from verifier.strategy import Settings
+    with startup():
+        import onnxruntime  # noqa: F401  (imported here, so that no instance's time counts it)
+        import torch
+
+        import verifier.load.onnx  # noqa: F401
+        from verifier.strategy import Settings
 
     torch.set_num_threads(1)
     return partial(find, networks={}, settings=Settings(device=device, seed=seed))
@@ -168,6 +195,10 @@ def worker(device: str, seed: int) -> Callable[[Instance], Finding]:
 
 def find(instance: Instance, networks: dict[Path, Model], settings: Settings) -> Finding:
     """Answer an instance within its timeout, loading included. networks: those of its category loaded so far."""
+    return replace(_find(instance, networks, settings), peak=peak_memory())
+
+
+def _find(instance: Instance, networks: dict[Path, Model], settings: Settings) -> Finding:
     from verifier.batch.query import answer
     from verifier.load import load
     from verifier.spec.vnnlib import read_query
@@ -188,4 +219,17 @@ def find(instance: Instance, networks: dict[Path, Model], settings: Settings) ->
         return Finding("error", reason=" ".join(str(error).split()))
     said = word(result, left)
     late = f"the time limit of {instance.timeout:g} s was reached"
-    return Finding(said, result.stage, late if said == "timeout" else result.reason)
+    return Finding(said, result.stage, late if said == "timeout" else result.reason, subdomains(result))
+
+
+def subdomains(result: Result) -> int | None:
+    """How many subdomains the stages report to have looked at, over all input boxes; None when none does."""
+    reports = [re.match(r"(\d+) subdomains\b", stage.remark) for stage in result.stages]
+    counts = [int(report[1]) for report in reports if report]
+    return sum(counts) if counts else None
+
+
+def peak_memory() -> int:
+    """The peak of this process's resident memory since it started, in MiB."""
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit)

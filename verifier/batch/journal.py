@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -14,7 +16,11 @@ from verifier.errors import InputError
 
 @dataclass(frozen=True)
 class Row:
-    """One instance and what came of it, as strings. stage: the one that decided; expected: '' when not known."""
+    """One instance and what came of it, as strings; '' is for what is not known.
+
+    seconds: wall clock, loading included. stage: the one that decided. expected: a word. subdomains, peak_mib: see
+    `competition.Finding`.
+    """
 
     category: str
     onnx: str
@@ -25,15 +31,27 @@ class Row:
     expected: str
     timeout: str
     reason: str
+    subdomains: str = ""
+    peak_mib: str = ""
 
     @property
     def key(self) -> tuple[str, str, str]:
         return self.category, self.onnx, self.vnnlib
 
     @property
+    def valid(self) -> bool:
+        """Whether the fields that are counted with can be."""
+        measured = re.fullmatch(r"\d+(\.\d+)?", self.seconds) and re.fullmatch(r"\d*", self.peak_mib)
+        return self.result in WORDS and measured is not None
+
+    @property
+    def decided(self) -> bool:
+        return self.result in DECIDED
+
+    @property
     def judged(self) -> bool:
         """Whether both this verdict and the expected one are decided."""
-        return self.result in DECIDED and self.expected in DECIDED
+        return self.decided and self.expected in DECIDED
 
     @property
     def wrong(self) -> bool:
@@ -42,6 +60,7 @@ class Row:
 
 
 HEADER = tuple(field.name for field in fields(Row))
+FIRST_HEADER = HEADER[:9]  # of files that were written before there were more columns
 
 
 class Journal:
@@ -51,14 +70,14 @@ class Journal:
         """Raises InputError when `path` holds something else."""
         self.path = path
         self.rows: dict[tuple[str, str, str], Row] = {}
-        text, header = self._stored(), _line(HEADER)
-        if not text.startswith(header) and not header.startswith(text):
+        text = self._stored()
+        header = next((h for h in (HEADER, FIRST_HEADER) if text.startswith(_line(h))), None)
+        if header is None and not _line(HEADER).startswith(text):
             raise InputError(f"{path}: is no CSV file of results; give another --out")
         # A line without an end was cut short when the run was stopped: it does not count.
-        whole = text[: text.rfind("\n") + 1] or header
-        self._read(whole)
-        if whole != text:
-            self._write("w", whole)
+        self._read(text[: text.rfind("\n") + 1], header or HEADER)
+        if header != HEADER or not text.endswith("\n"):
+            self._rewrite()
 
     def left(self, instances: Sequence[Instance]) -> list[Instance]:
         """The instances that have no row yet. Raises InputError when a row was found with another timeout."""
@@ -75,7 +94,7 @@ class Journal:
 
     def append(self, row: Row) -> None:
         """Keep a row and write it at once. Raises InputError when the file cannot be written."""
-        self._write("a", _line(tuple(asdict(row).values())))
+        self._write(self.path, "a", _line(tuple(asdict(row).values())))
         self.rows[row.key] = row
 
     def _stored(self) -> str:
@@ -88,17 +107,26 @@ class Journal:
         except UnicodeDecodeError:
             raise InputError(f"{self.path}: is no CSV file of results; give another --out") from None
 
-    def _read(self, text: str) -> None:
-        _, *lines = csv.reader(text.splitlines())
-        for number, line in enumerate(lines, start=2):
-            if len(line) != len(HEADER) or line[HEADER.index("result")] not in WORDS:
+    def _read(self, text: str, header: Sequence[str]) -> None:
+        for number, line in enumerate(csv.reader(text.splitlines()), start=1):
+            if number == 1:
+                continue
+            row = Row(*line) if len(line) == len(header) else None
+            if row is None or not row.valid:
                 raise InputError(f"{self.path}, line {number}: is no result; give another --out")
-            row = Row(*line)
             self.rows[row.key] = row
 
-    def _write(self, mode: str, text: str) -> None:
+    def _rewrite(self) -> None:
+        """Write the whole file anew, in today's columns; a stop in between leaves the old one as it was."""
+        part = self.path.with_name(self.path.name + ".part")
+        self._write(
+            part, "w", "".join(map(_line, (HEADER, *(tuple(asdict(row).values()) for row in self.rows.values()))))
+        )
+        os.replace(part, self.path)
+
+    def _write(self, path: Path, mode: str, text: str) -> None:
         try:
-            with self.path.open(mode, encoding="utf-8", newline="") as file:
+            with path.open(mode, encoding="utf-8", newline="") as file:
                 file.write(text)
         except OSError as error:
             raise InputError(f"{self.path}: cannot be written ({error.strerror}); give another --out") from error

@@ -79,6 +79,10 @@ def _answer(
     """The verdict over all cases, carried by the one that decides it."""
     cases = tuple(found[k] for k in sorted(found))
     seconds = time.monotonic() - began
+    about = f"no input that {query.name} allows has a forbidden output"
+    limit = f"the time limit of {settings.timeout:g} s was reached"
+    if not cases:
+        return Answer(Result(Verdict.UNKNOWN, about, "", seconds, -math.inf, math.inf, (), reason=limit), ())
     order = (Verdict.FALSIFIED, Verdict.UNKNOWN, Verdict.VERIFIED)
     # Of several cases with the same verdict, the longest one: it is the one that the answer waited for.
     decisive = min(cases, key=lambda case: (order.index(case.verdict), -case.seconds))
@@ -88,12 +92,12 @@ def _answer(
     result = replace(
         decisive,
         verdict=verdict,
-        about=f"no input that {query.name} allows has a forbidden output",
+        about=about,
         seconds=seconds,
         proved=min(case.proved for case in cases) if complete else -math.inf,
         found=min(case.found for case in cases),
         stages=_stages(found),
-        reason=f"the time limit of {settings.timeout:g} s was reached" if late else decisive.reason,
+        reason=limit if late else decisive.reason,
         solver_word=verdict is Verdict.VERIFIED and any(case.solver_word for case in cases),
     )
     return Answer(result, cases)

@@ -7,10 +7,11 @@ writes to its standard error is kept, and its last line tells why it died.
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import connection, get_context
@@ -41,7 +42,7 @@ class Outcome(Generic[Task, Value]):
 
 def run(
     setup: Callable[[], Callable[[Task], Value]], tasks: Sequence[Task], limit: Callable[[Task], float], jobs: int = 1
-) -> Iterator[Outcome[Task, Value]]:
+) -> Generator[Outcome[Task, Value], None, None]:
     """Answer the tasks in `jobs` processes of one thread each; outcomes come as they are ready.
 
     setup: called once in every worker, returns what answers a task; like tasks and answers it must be picklable.
@@ -121,7 +122,7 @@ class _Worker:
         code, spent = self.process.exitcode, time.monotonic() - self.began
         self.log.seek(0)
         lines = self.log.read().decode(errors="replace").strip().splitlines()
-        reason = f"the worker process died with exit code {code}" + (f": {lines[-1]}" if lines else "")
+        reason = f"the worker process {_death(code)}" + (f": {lines[-1]}" if lines else "")
         self.stop()
         if not self.ready:
             raise VerifierError(f"while it started, {reason}")
@@ -136,8 +137,17 @@ class _Worker:
         self.log.close()
 
 
+def _death(code: int | None) -> str:
+    """How a process ended, in words."""
+    if code is None or code >= 0:
+        return f"died with exit code {code}"
+    name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+    return f"was killed by {name}" + (", as when memory runs out" if -code == signal.SIGKILL else "")
+
+
 def _serve(setup: Callable[[], Callable[[Any], Any]], pipe: connection.Connection, log: str) -> None:
     """What a worker process does. An unforeseen exception ends it: the parent reports the last line of the log."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes: the parent alone answers it
     os.environ["OMP_NUM_THREADS"] = "1"  # before numpy and torch are imported, by `setup`
     with open(log, "wb") as file:
         os.dup2(file.fileno(), 2)

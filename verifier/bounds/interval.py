@@ -54,6 +54,13 @@ def propagate(graph: Graph, box: Box, refine: Refine | None = None) -> tuple[lis
     return values, nodes
 
 
+def intersected(z: Interval, other: Interval) -> Interval:
+    """What two bounds of the same neurons have in common."""
+    lower, upper = torch.maximum(z.lower, other.lower), torch.minimum(z.upper, other.upper)
+    # The two can cross by a rounding error alone; both ends then bound the same number.
+    return Interval(torch.minimum(lower, upper), torch.maximum(lower, upper))
+
+
 def output_form(graph: Graph, C: Tensor, batch: int) -> Tensor:
     """C (batch or 1, spec, outputs) as coefficients (batch, spec, *output_shape)."""
     return C.expand(batch, -1, -1).reshape(batch, C.shape[1], *graph.output_shape)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from verifier.cli import bounds, export, radius, supports, verify, vnncomp
-from verifier.cli.options import ERROR, Parser
+from verifier.cli.options import ERROR, INTERRUPTED, Parser
 from verifier.errors import VerifierError
 
-INTERRUPTED = 130  # 128 + SIGINT, the shell's convention
 BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 COMMANDS = (verify, radius, bounds, export, vnncomp, supports)
@@ -24,6 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Formal verification of neural networks.",
         epilog="`verifier COMMAND --help` explains a command. Exit code 2 is an error, told in one line on stderr.",
     )
+    parser.add_argument("--name", action="version", version="verifier", help="print the tool's name and exit")
+    parser.add_argument("--version", action=Version, help="print the version and exit")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     for command in COMMANDS:
         command.add_parser(subparsers)
@@ -37,8 +41,27 @@ def main_verify(argv: Sequence[str] | None = None) -> int:
     return _run(parser, argv)
 
 
+class Version(argparse.Action):
+    """`--version`. The version is read from the installed package, or from the file that it is installed from."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(nargs=0, **kwargs)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        import tomllib
+        from importlib import metadata
+
+        try:
+            version = metadata.version("verifier")
+        except metadata.PackageNotFoundError:
+            version = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["version"]
+        print(version)
+        parser.exit()
+
+
 def _run(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
     args = parser.parse_args(argv)
+    args.command_line = shlex.join([parser.prog, *(sys.argv[1:] if argv is None else argv)])
     try:
         code = args.run(args)
         sys.stdout.flush()

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from verifier.strategy import Settings
 
 ERROR = 2
+INTERRUPTED = 130  # 128 + SIGINT, the shell's convention
 NORMS = ("linf", "l2", "l1")
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -90,14 +91,21 @@ def add_input(parser: argparse.ArgumentParser) -> None:
 
 
 def add_property(parser: argparse.ArgumentParser, *, eps: bool = True, file: bool = False) -> None:
-    """eps: with a radius. file: a VNN-LIB file may stand in place of the ball; see `no_ball`."""
+    """eps: with a radius. file: a VNN-LIB file may stand in place of the ball; see `no_ball` and `need_property`."""
     group = parser.add_argument_group("property")
-    one = group.add_mutually_exclusive_group(required=True) if file else group
+    one = group.add_mutually_exclusive_group() if file else group
     if eps:
         radius = "radius in data units, such as 0.1 or 8/255, taken exactly"
         one.add_argument("--eps", metavar="E", required=not file, help=radius)
     if file:
         one.add_argument("--property", metavar="FILE", help="a VNN-LIB file, .vnnlib or .vnnlib.gz, instead of a ball")
+        one.add_argument(
+            "--network",
+            metavar="NAME=FILE",
+            action="append",
+            help="the model of the network that a VNN-LIB file calls NAME; then MODEL is the VNN-LIB file, and the "
+            "answer is printed as VNN-LIB 2.0 wants it",
+        )
     norm = None if file else NORMS[0]
     group.add_argument("--norm", choices=NORMS, default=norm, help="norm of the ball (default: linf)")
     group.add_argument(
@@ -109,10 +117,18 @@ def add_property(parser: argparse.ArgumentParser, *, eps: bool = True, file: boo
 
 
 def no_ball(args: argparse.Namespace) -> None:
-    """Raise InputError when an option about a ball or its centre is given next to --property."""
+    """Raise InputError when an option about a ball or its centre is given next to a VNN-LIB file."""
     for name in ("norm", "target", "dataset", "index", "input", "label"):
         if getattr(args, name) is not None:
-            raise InputError(f"--{name} goes with --eps; the file that --property names says it all: leave it out")
+            raise InputError(f"--{name} goes with --eps; the VNN-LIB file says it all: leave it out")
+
+
+def need_property(args: argparse.Namespace) -> None:
+    """Raise InputError unless something says what to verify."""
+    if args.model.endswith((".vnnlib", ".vnnlib.gz")) and args.network is None:
+        raise InputError(f"{args.model}: give the network that the file is about: --network NAME=FILE")
+    if args.eps is None and args.property is None and args.network is None:
+        raise InputError("one of the options --eps --property --network is required (see `verifier verify --help`)")
 
 
 def add_device(group: Options) -> None:

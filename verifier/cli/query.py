@@ -1,8 +1,9 @@
-"""`verifier verify --property`: the answer to a VNN-LIB file."""
+"""`verifier verify --property` and `--network`: the answer to a VNN-LIB file, in our words or in the standard's."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,33 +25,19 @@ from verifier.errors import InputError
 if TYPE_CHECKING:
     from verifier.batch.query import Answer
     from verifier.load import Model
+    from verifier.spec.vnnlib import Query
     from verifier.verdict import Result
 
 FEW = 24  # values that are printed; all are in the files
 
 
 def run(args: argparse.Namespace) -> int:
-    from verifier.batch.competition import assignments, result_text
-    from verifier.batch.query import answer
-    from verifier.cli.evidence import evidence_folder
-    from verifier.load import load
-    from verifier.spec.vnnlib import read_query
-
-    settings = options.read_settings(args)
-    folder = evidence_folder(args) if args.out is not None or args.result is None else None
-    query = read_query(args.property)
-    model = load(args.model, args.arch)
-    found = answer(model, query, settings, progress(args))
+    """`verify MODEL --property FILE`: a sentence, and what there is to tell."""
+    query, model, found, folder = ask(args)
     result = found.result
-
     if not args.json:
         print(sentence(args, result), flush=True)
-    files = []
-    if args.result is not None:
-        files.append(write(Path(args.result), result_text(found, settings.timeout)))
-    if found.point is not None and result.outputs is not None and folder is not None:
-        name = f"{model.path.name.split('.')[0]}_{query.name.split('.vnnlib')[0]}.counterexample"
-        files.append(write(folder / name, assignments(found.point, result.outputs) + "\n"))
+    files = write_files(args, query, model, found, folder)
     if args.json:
         print_json(record(args, model, found, files))
     elif not args.quiet:
@@ -58,6 +45,87 @@ def run(args: argparse.Namespace) -> int:
         print_counterexample(result)
         print_notes(files, ())
     return result.verdict.exit_code
+
+
+def run_standard(args: argparse.Namespace) -> int:
+    """`verify FILE --network NAME=MODEL`: the output of VNN-LIB 2.0, chapter "Solver Command-line Interface".
+
+    A word, and below `sat` the assignment. All else goes to stderr.
+    """
+    from verifier.batch.competition import standard_text
+
+    args.property = args.model
+    query, model, found, folder = ask(args)
+    if not args.json:
+        print(standard_text(query, found, args.timeout), end="", flush=True)
+    files = write_files(args, query, model, found, folder)
+    if args.json:
+        print_json(record(args, model, found, files))
+    elif not args.quiet:
+        print(sentence(args, found.result), *(f"written: {file}" for file in files), sep="\n", file=sys.stderr)
+    return found.result.verdict.exit_code
+
+
+def ask(args: argparse.Namespace) -> tuple[Query, Model, Answer, Path | None]:
+    """The query, the network, the answer, and the folder for a counterexample, if one is to be written.
+
+    With --network, args.model becomes the network's file. Raises InputError when --network does not fit the query.
+    """
+    from verifier.batch.startup import startup
+
+    with startup():
+        from verifier.batch.query import answer
+        from verifier.cli.evidence import evidence_folder
+        from verifier.load import load
+        from verifier.spec.vnnlib import read_query
+
+        settings = options.read_settings(args)
+        wanted = args.out is not None or (args.result is None and args.network is None)
+        folder = evidence_folder(args) if wanted else None
+        query = read_query(args.property)
+        if args.network is not None:
+            args.model = network_file(query, args.network)
+        model = load(args.model, args.arch)
+    return query, model, answer(model, query, settings, progress(args)), folder
+
+
+def network_file(query: Query, given: list[str]) -> str:
+    """The file of the query's one network, from the values of --network.
+
+    A file of version 1.0 does not name its network: there, any name does. Raises InputError for a name that is missing,
+    unknown or given twice.
+    """
+    files: dict[str, str] = {}
+    for value in given:
+        name, separator, file = value.partition("=")
+        if not (name and separator and file):
+            raise InputError(f"--network must be NAME=FILE, not '{value}'")
+        if name in files:
+            raise InputError(f"--network names '{name}' twice: give each network once")
+        files[name] = file
+    if query.network is None:
+        if len(files) > 1:
+            raise InputError(f"{query.name}: VNN-LIB 1.0 is about one network, --network names {', '.join(files)}")
+        [file] = files.values()
+        return file
+    unknown = [name for name in files if name != query.network]
+    if unknown:
+        declared = f"{query.name} declares no network '{unknown[0]}' (declared: {query.network})"
+        raise InputError(f"{declared}: give --network {query.network}=FILE alone")
+    return files[query.network]
+
+
+def write_files(args: argparse.Namespace, query: Query, model: Model, found: Answer, folder: Path | None) -> list[str]:
+    """Write --result and the counterexample, as far as they are wanted; returns their paths."""
+    from verifier.batch.competition import assignments, result_text
+
+    files = []
+    if args.result is not None:
+        files.append(write(Path(args.result), result_text(found, args.timeout)))
+    if found.point is not None and found.result.outputs is not None and folder is not None:
+        name = f"{model.path.name.split('.')[0]}_{query.name.split('.vnnlib')[0]}.counterexample"
+        files.append(write(folder / name, assignments(found.point, found.result.outputs) + "\n"))
+    return files
 
 
 def write(path: Path, text: str) -> str:
@@ -74,7 +142,7 @@ def sentence(args: argparse.Namespace, result: Result) -> str:
     """The result in one plain sentence."""
     from verifier.verdict import Verdict
 
-    spent = f"{result.stage}, {seconds(result.seconds)}"
+    spent = f"{result.stage}, {seconds(result.seconds)}" if result.stage else seconds(result.seconds)
     if result.verdict is Verdict.VERIFIED:
         margin = verified_margin(result, args.solver)
         return f"{result.label}: {result.about}; {margin} ({spent})."

@@ -1,8 +1,12 @@
-"""`verifier supports`: what the tool can read and analyse, from the registries."""
+"""`verifier supports`: what the tool can read and analyse, from the registries.
+
+The first lists are those of VNN-LIB 2.0, chapter "Solver Command-line Interface", with its words for theories.
+"""
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 from collections.abc import Callable
 
 from verifier.cli import options
@@ -10,6 +14,19 @@ from verifier.cli.output import print_json
 
 DESCRIPTION = "List what can be read and analysed: everything, or only the lists asked for."
 DATASETS = ("digits", "mnist", "FILE.npz")
+VNNLIB_VERSIONS = ("1.0", "2.0")
+OPSET_VERSIONS = ("7", "26")  # from the first with today's broadcasting to the last that onnxruntime replays
+
+
+def always(*items: str) -> Callable[[], list[str]]:
+    """A list that depends on nothing."""
+    return lambda: list(items)
+
+
+def vnnlib_versions() -> list[str]:
+    """The first and the last; the last needs an optional package."""
+    oldest, newest = VNNLIB_VERSIONS
+    return [oldest, newest if importlib.util.find_spec("vnnlib") else oldest]
 
 
 def onnx_operators() -> list[str]:
@@ -42,7 +59,21 @@ def datasets() -> list[str]:
 
 
 LISTS: dict[str, tuple[str, Callable[[], list[str]]]] = {
-    "onnx-operators": ("ONNX operators that models may use", onnx_operators),
+    "onnx-opset-versions": ("first and last version of ONNX's operator set", always(*OPSET_VERSIONS)),
+    "onnx-element-types": ("arithmetics that proofs are about", always("real")),
+    "onnx-operators": ("ONNX operators that models may use; on constants alone, every standard one", onnx_operators),
+    "vnnlib-versions": ("first and last version of VNN-LIB", vnnlib_versions),
+    "hidden-node-theories": ("NH: no hidden nodes", always("NH")),
+    "multiple-input-output-theories": ("SIO: one input and one output", always("SIO")),
+    "multiple-network-theories": ("SNET: one network", always("SNET")),
+    "multiple-node-comparison-theories": ("SNC: no relation between inputs and outputs", always("SNC")),
+    "arithmetic-complexity-theories": (
+        "BND: bounds; OUTC: comparisons of outputs (linear terms of outputs are read as well)",
+        always("BND", "OUTC"),
+    ),
+    "optimised-disjunctive-reasoning": ("false: `or` is multiplied out", always("false")),
+    "serialise-assignments": ("whether `verify` has that option", always("false")),
+    "unsat-proofs": ("whether `verify` has that option", always("false")),
     "architectures": ("architectures for --arch", architectures),
     "solvers": ("installed solvers for --solver", installed_solvers),
     "methods": ("methods for `verify --method`", methods),

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 DESCRIPTION = (
     "Prove that no allowed change of one input changes the prediction (or makes it --target), or find one; "
-    "or answer the VNN-LIB file that --property names."
+    "or answer the VNN-LIB file that --property names. With --network, MODEL is a VNN-LIB file instead."
 )
 EPILOG = "Exit codes: 0 verified, 1 falsified, 3 unknown, 2 error."
 
@@ -49,12 +49,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--result",
         metavar="FILE",
-        help="with --property: write the verdict as VNN-COMP's result file, and to a folder only if --out names one",
+        help="of a VNN-LIB file: write the verdict as VNN-COMP's result file, and to a folder only if --out names one",
     )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
+    options.need_property(args)
+    if args.network is not None:
+        options.no_ball(args)
+        return query.run_standard(args)
     if args.property is not None:
         options.no_ball(args)
         return query.run(args)
@@ -66,14 +70,17 @@ def run(args: argparse.Namespace) -> int:
 
 def run_ball(args: argparse.Namespace) -> int:
     """Robustness in the ball that --eps and --norm describe."""
-    from verifier.cli.evidence import evidence_folder, write_evidence
-    from verifier.cli.inputs import read_property, read_sample
-    from verifier.load import load
-    from verifier.spec.robustness import parse_eps
-    from verifier.strategy import verify
+    from verifier.batch.startup import startup
 
-    eps, settings, folder = parse_eps(args.eps), options.read_settings(args), evidence_folder(args)
-    model = load(args.model, args.arch)
+    with startup():
+        from verifier.cli.evidence import evidence_folder, write_evidence
+        from verifier.cli.inputs import read_property, read_sample
+        from verifier.load import load
+        from verifier.spec.robustness import parse_eps
+        from verifier.strategy import verify
+
+        eps, settings, folder = parse_eps(args.eps), options.read_settings(args), evidence_folder(args)
+        model = load(args.model, args.arch)
     sample = read_sample(args, model)
     result = verify(model, read_property(args, model, sample), settings, progress(args))
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
+from contextlib import closing
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -20,9 +22,10 @@ if TYPE_CHECKING:
 DESCRIPTION = (
     "Run every instance of a folder's instances.csv, or of those of its sub-folders, in processes of one thread."
 )
-EPILOG = "Exit codes: 0 no verdict contradicts expected.csv, 1 some verdict does, 2 error."
+EPILOG = "Exit codes: 0 no verdict contradicts expected.csv, 1 some verdict does, 2 error, 130 stopped by Ctrl-C."
 GRACE = 5.0  # seconds: a worker that stops itself late is cheaper than a new one
 CONTRADICTED = 1
+LIMITS = (10, 30, 60)  # seconds within which the summary counts what is decided
 
 
 def add_parser(subparsers: options.Subparsers) -> None:
@@ -64,23 +67,35 @@ def run(args: argparse.Namespace) -> int:
     if say is not None and len(left) < len(chosen):
         say(f"{len(chosen) - len(left)} of {len(chosen)} instances are in {args.out} already.")
     outcomes = workers.run(partial(worker, args.device, args.seed), left, lambda i: i.timeout + GRACE, args.jobs)
-    for number, outcome in enumerate(outcomes, start=1):
-        row = record_row(outcome)
-        journal.append(row)
-        if say is not None:
-            say(f"[{number}/{len(left)}] {progress_line(row)}")
+    done = 0
+    try:
+        with closing(outcomes):
+            for outcome in outcomes:
+                row = record_row(outcome)
+                journal.append(row)
+                done += 1
+                if say is not None:
+                    say(f"[{done}/{len(left)}] {progress_line(row)}")
+    except KeyboardInterrupt:
+        print(
+            f"verifier: stopped after {done} of {len(left)} instances; go on with: {args.command_line}", file=sys.stderr
+        )
+        return options.INTERRUPTED
+    report(args, journal.of(chosen))
+    return CONTRADICTED if any(row.wrong for row in journal.of(chosen)) else 0
 
-    rows = journal.of(chosen)
-    wrong = [row for row in rows if row.wrong]
+
+def report(args: argparse.Namespace, rows: Sequence[Row]) -> None:
+    """Print what the run has found."""
     if args.json:
         print_json(record(args, rows))
-    else:
-        print(sentence(args, rows))
-        if not args.quiet:
-            print_summary(rows)
-        for row in wrong:
+        return
+    print(sentence(args, rows))
+    if not args.quiet:
+        print_summary(rows)
+    for row in rows:
+        if row.wrong:
             print(f"WRONG: {row.category} {row.onnx} {row.vnnlib}: {row.result}, expected {row.expected}")
-    return CONTRADICTED if wrong else 0
 
 
 def record_row(outcome: Outcome[Instance, Finding]) -> Row:
@@ -105,6 +120,8 @@ def record_row(outcome: Outcome[Instance, Finding]) -> Row:
         expected=instance.expected,
         timeout=f"{instance.timeout:g}",
         reason=finding.reason,
+        subdomains="" if finding.subdomains is None else str(finding.subdomains),
+        peak_mib="" if finding.peak is None else str(finding.peak),
     )
 
 
@@ -122,17 +139,22 @@ def sentence(args: argparse.Namespace, rows: Sequence[Row]) -> str:
 
 
 def tally(rows: Sequence[Row]) -> dict[str, Any]:
-    """How many instances had which outcome."""
-    from verifier.batch.competition import DECIDED, WORDS
+    """How many instances had which outcome, how many were decided how fast, and what all of them took.
 
-    words = {name: sum(row.result == name for row in rows) for name in WORDS}
+    correct, wrong: verdicts that agree with the expected ones, or contradict them. peak_mib: of the largest worker.
+    """
+    from verifier.batch.competition import WORDS
+
+    decided = [float(row.seconds) for row in rows if row.decided]
     return {
         "instances": len(rows),
-        "decided": sum(words[name] for name in DECIDED),
+        "decided": len(decided),
+        **{f"in {limit} s": sum(spent <= limit for spent in decided) for limit in LIMITS},
         "correct": sum(row.judged and not row.wrong for row in rows),
         "wrong": sum(row.wrong for row in rows),
-        **words,
+        **{name: sum(row.result == name for row in rows) for name in WORDS},
         "seconds": sum(float(row.seconds) for row in rows),
+        "peak_mib": max((int(row.peak_mib) for row in rows if row.peak_mib), default=None),
     }
 
 
@@ -144,12 +166,17 @@ def tallies(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
 
 
 def print_summary(rows: Sequence[Row]) -> None:
-    """One line per category."""
-    lines = [
-        (name, *(f"{value:.1f}" if key == "seconds" else str(value) for key, value in counts.items()))
-        for name, counts in tallies(rows).items()
-    ]
-    print_table(("category", *tally(rows)), lines)
+    """One line per category, and one for all when there are several."""
+    counts = tallies(rows)
+    if len(counts) > 1:
+        counts["all"] = tally(rows)
+    print_table(("category", *tally(rows)), [(name, *map(_cell, each.values())) for name, each in counts.items()])
+
+
+def _cell(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.1f}" if isinstance(value, float) else str(value)
 
 
 def record(args: argparse.Namespace, rows: Sequence[Row]) -> dict[str, Any]:
@@ -158,6 +185,7 @@ def record(args: argparse.Namespace, rows: Sequence[Row]) -> dict[str, Any]:
         "command": "vnncomp",
         "folder": args.folder,
         "categories": tallies(rows),
+        "all": tally(rows),
         "wrong": [vars(row) for row in rows if row.wrong],
         "files": [args.out],
     }

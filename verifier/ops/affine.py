@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -17,6 +19,12 @@ from verifier.ops.registry import Call, importer, register
 from verifier.ops.shape import Concat, Reindex, reindexed
 from verifier.types import Shape
 
+LARGE = 1 << 14
+"""The fewest weights for which a sparse product can be worth its overhead."""
+
+SPARSE = 200
+"""Products are sparse where fewer than one weight in this many is nonzero."""
+
 
 @register
 @dataclass(frozen=True, eq=False)
@@ -26,14 +34,38 @@ class Linear(Affine):
     weight: Tensor
     bias: Tensor | None
 
+    @cached_property
+    def is_sparse(self) -> bool:
+        """Whether products with the few nonzero weights alone are cheaper."""
+        weight = self.weight
+        return (
+            not weight.requires_grad
+            and weight.numel() >= LARGE
+            and int(weight.count_nonzero()) * SPARSE < weight.numel()
+        )
+
+    @cached_property
+    def _compressed(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The weight, its absolute value and its transpose as sparse tensors."""
+        return (
+            self.weight.to_sparse(),
+            self.weight.abs().to_sparse(),
+            self.weight.t().contiguous().to_sparse(),
+        )
+
     def forward(self, *inputs: Tensor) -> Tensor:
-        return F.linear(inputs[0], self.weight, self.bias)
+        if not self.is_sparse:
+            return F.linear(inputs[0], self.weight, self.bias)
+        out = _product(self._compressed[0], inputs[0])
+        return out if self.bias is None else out + self.bias
 
     def magnitude(self, *radii: Tensor) -> Tensor:
+        if self.is_sparse:
+            return _product(self._compressed[1], radii[0])
         return F.linear(radii[0], self.weight.abs())
 
     def transpose(self, A: Coefficients, *shapes: Shape) -> list[Coefficients]:
-        return [dense(A) @ self.weight]
+        return [_product(self._compressed[2], dense(A)) if self.is_sparse else dense(A) @ self.weight]
 
     def rows(self, index: Tensor, dtype: torch.dtype, shape: Shape, *shapes: Shape) -> list[Coefficients]:
         if len(shape) > 1:
@@ -55,6 +87,11 @@ class Linear(Affine):
         bias = shift if self.bias is None else self.bias * scale + shift
         weight = self.weight if bool((scale == 1).all()) else self.weight * scale.unsqueeze(1)
         return Linear(weight, bias)
+
+
+def _product(matrix: Tensor, x: Tensor) -> Tensor:
+    """`x @ matrix.T` over the last axis, for a sparse matrix."""
+    return (matrix @ x.reshape(-1, x.shape[-1]).t()).t().reshape(*x.shape[:-1], matrix.shape[0])
 
 
 def _along_last_axis(constant: Tensor) -> bool:
@@ -188,8 +225,8 @@ def rescaled(call: Call, x: int, scale: Tensor | float, shift: Tensor | float) -
             c = c[0]
         constants[i] = c.reshape((1,) * (rank - c.dim()) + tuple(c.shape))
     try:
-        target = torch.broadcast_shapes(shape, *(c.shape for c in constants))
-    except RuntimeError as error:
+        target = np.broadcast_shapes(shape, *(c.shape for c in constants))
+    except ValueError as error:
         raise call.refusal(str(error).splitlines()[0]) from error
     return call.add(Rescale(*constants), _expanded(call, x, target))
 
@@ -251,8 +288,8 @@ def together(call: Call, left: int, right: int) -> tuple[int, int]:
     if call.batched and len(shapes[0]) != len(shapes[1]):
         raise call.refusal(f"shapes {shapes[0]} and {shapes[1]} do not line up behind the batch axis")
     try:
-        target = torch.broadcast_shapes(*shapes)
-    except RuntimeError as error:
+        target = np.broadcast_shapes(*shapes)
+    except ValueError as error:
         raise call.refusal(str(error).splitlines()[0]) from error
     return _expanded(call, left, target), _expanded(call, right, target)
 

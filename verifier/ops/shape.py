@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -235,7 +236,7 @@ def import_split(call: Call) -> list[int]:
 @importer(onnx=["Expand"], aten=["expand"])
 def import_expand(call: Call) -> int:
     target = [max(n, 1) for n in call.integers("size", 1) or []]  # -1 keeps a size, as does 1
-    return reindexed(call, call.node(), lambda t: t.expand(torch.broadcast_shapes(t.shape, target)))
+    return reindexed(call, call.node(), lambda t: t.expand(np.broadcast_shapes(t.shape, target)))
 
 
 @importer(onnx=["Pad"], aten=["constant_pad_nd", "pad"])

@@ -1,32 +1,34 @@
-"""Branch and bound: split what is open, bound the halves, drop what is proved (Bunel et al. 2020; Wang et al. 2021).
+"""Branch and bound: split what is open, bound the parts, drop what is proved (Bunel et al. 2020; Wang et al. 2021).
 
-One loop serves both kinds of split. With few inputs the input box is halved and the hidden bounds are recomputed for
-every half; otherwise neurons are split, and their multipliers optimised from the parent's.
+One loop serves every kind of split (`verifier.search.splitting`): with few inputs that of the input box, else that of
+neurons.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Generic
 
 import torch
 from torch import Tensor
 
-from verifier.bounds.interval import read_by_activations
 from verifier.graph import Graph
-from verifier.ops.base import Activation
-from verifier.ops.patches import Coefficients, dense
-from verifier.search.bounding import Bounding, initial_slopes
-from verifier.search.branching import best_of, candidates, children, neuron_scores, split_points
-from verifier.search.domain import Domains, Frontier
-from verifier.search.leaf import close_by_lp
+from verifier.search.domain import D, Frontier
+from verifier.search.inputs import InputSplits
+from verifier.search.rounds import Rounds
+from verifier.search.splitting import Splitting
 from verifier.spec.property import HalfSpaces
 from verifier.types import Ball, Box, Interval
 
-MOST_UNEVEN = 16
-"""How much wider than another, relative to the region, an input of a subdomain may stay."""
+STEP_SECONDS = 0.25
+"""How long bounding one batch should take, so that the clock is looked at often enough."""
+
+TRIAL_SHARE = 0.25
+"""The share of the time for trying input splits where neither kind is known to be better."""
 
 Candidate = Callable[[Tensor], bool]  # judges points (k, *input_shape); True ends the search
 
@@ -35,12 +37,14 @@ Candidate = Callable[[Tensor], bool]  # judges points (k, *input_shape); True en
 class BranchAndBound:
     """A complete search for piecewise-linear networks.
 
-    input_limit: the most inputs that may vary for input splits. batch: subdomains per step (by the memory that a
-    subdomain takes). steps: of the ascent per subdomain. shortlist: candidates whose children are bounded before one is
-    chosen. memory: bytes that the open subdomains may take before the search goes depth first.
+    input_limit: the most inputs that may vary for input splits alone; up to trial_limit of them, input splits are tried
+    before neuron splits. batch: the most subdomains per step (fewer where they
+    are large or slow). steps: of the ascent per subdomain. shortlist: candidates whose children are bounded before one
+    is chosen. memory: bytes that the open subdomains may take before the search goes depth first.
     """
 
     input_limit: int = 12
+    trial_limit: int = 50
     batch: int = 512
     steps: int = 16
     shortlist: int = 8
@@ -48,7 +52,33 @@ class BranchAndBound:
 
     def __call__(self, task: Task, progress: Callable[[str], None] | None = None) -> Outcome:
         """Prove that no output is in any of the task's unsafe sets, or find one that is."""
-        return _Search(self, task).run(progress)
+        varying = int((task.region.upper > task.region.lower).sum())
+        if varying <= max(self.input_limit, self.trial_limit) and not isinstance(task.region, Ball):
+            now = time.monotonic()
+            only = varying <= self.input_limit
+            until = task.deadline if only else now + TRIAL_SHARE * (task.deadline - now)
+            inputs = InputSplits(task.graph, task.region, list(task.unsafe.values()), task.nodes, task.enough)
+            outcome = _Search(self, replace(task, deadline=until), inputs).run(progress)
+            if only or outcome.found or min(outcome.proved.values()) > task.enough:
+                return outcome
+        return self._by_neurons(task, progress)
+
+    def _by_neurons(self, task: Task, progress: Callable[[str], None] | None) -> Outcome:
+        """Rounds that each know the region better than the one before and search on for as long as that took."""
+        rounds = Rounds(task.graph, task.region, task.nodes, task.deadline)
+        total: Outcome | None = None
+        while True:
+            began = time.monotonic()
+            left = {k: s for k, s in task.unsafe.items() if total is None or not total.proved[k] > task.enough}
+            neurons = rounds.next(list(left.values()), task.enough, self.steps, self.shortlist)
+            tightening = time.monotonic() - began
+            round_ = replace(task, unsafe=left, deadline=min(task.deadline, time.monotonic() + rounds.patience))
+            outcome = _Search(self, round_, neurons).run(progress)
+            outcome.seconds["tightening"] = tightening
+            total = outcome if total is None else total.then(outcome)
+            searched = time.monotonic() < round_.deadline  # to the end: what is open now stays so
+            if total.decided(task.enough) or searched or time.monotonic() > task.deadline:
+                return total
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +103,8 @@ class Outcome:
     """proved: by unsafe set, the margin bound over all its closed subdomains (-inf while any is open).
 
     best: the least bound over everything, open ones included. found: a candidate was accepted. nodes: subdomains
-    bounded. stuck: subdomains that nothing could decide.
+    bounded. stuck: subdomains that nothing could decide. evaluations: bounds computed, one for each subdomain and step.
+    seconds: by part (tightening of hidden bounds before the search, bounding, branching, attack, leaves, overhead).
     """
 
     proved: dict[int, float]
@@ -81,166 +112,131 @@ class Outcome:
     found: bool
     nodes: int
     stuck: int
+    evaluations: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def summary(self) -> str:
+        """The statistics in one line."""
+        total = max(sum(self.seconds.values()), 1e-9)
+        shares = ", ".join(f"{name} {part / total:.0%}" for name, part in self.seconds.items() if part > 0.005 * total)
+        speed = f"{self.nodes} subdomains ({self.nodes / total:.0f}/s, {self.evaluations} bounds)"
+        return f"{speed}, worst bound {self.best:.4g}; {shares}"
+
+    def decided(self, enough: float) -> bool:
+        """Whether there is nothing left to search."""
+        return self.found or all(bound > enough for bound in self.proved.values())
+
+    def then(self, other: Outcome) -> Outcome:
+        """Both, the other being about the sets that this left open."""
+        settled = [bound for k, bound in self.proved.items() if k not in other.proved]
+        return Outcome(
+            self.proved | other.proved,
+            min([other.best, *settled]),
+            other.found,
+            self.nodes + other.nodes,
+            other.stuck,
+            self.evaluations + other.evaluations,
+            {k: self.seconds.get(k, 0.0) + other.seconds.get(k, 0.0) for k in self.seconds | other.seconds},
+        )
 
 
-class _Search:
+class _Search(Generic[D]):
     """The state of one search."""
 
-    def __init__(self, options: BranchAndBound, task: Task) -> None:
-        graph, region, unsafe = task.graph, task.region, task.unsafe
-        self.options, self.graph, self.region, self.judge = options, graph, region, task.judge
-        self.keys, self.enough, self.deadline = list(unsafe), task.enough, task.deadline
-        varying = int((region.upper > region.lower).sum())
-        self.by_input = varying <= options.input_limit and not isinstance(region, Ball)
-        most = max(len(s.C) for s in unsafe.values())
-        fill = [torch.arange(most).clamp(max=len(s.C) - 1) for s in unsafe.values()]
-        C = torch.stack([s.C[i] for s, i in zip(unsafe.values(), fill, strict=True)]).to(region.lower)
-        d = torch.stack([s.d[i] for s, i in zip(unsafe.values(), fill, strict=True)]).to(region.lower)
-        steps = 0 if self.by_input else options.steps
-        self.bounding = Bounding(graph, region, C, d, steps, task.enough)
-        self.points = split_points(graph)
+    def __init__(self, options: BranchAndBound, task: Task, splitting: Splitting[D]) -> None:
+        self.options, self.task, self.splitting = options, task, splitting
+        self.keys = list(task.unsafe)
         self.closed = {k: math.inf for k in self.keys}
         self.count = self.stuck = 0
-        self.root = self._root(task.nodes)
+        self.seconds = dict.fromkeys(("bounding", "branching", "attack", "leaves"), 0.0)
 
-    def _root(self, nodes: Mapping[int, Interval]) -> Domains:
-        """The whole region, once for every unsafe set."""
-        n, rows = self.bounding.C.shape[:2]
-        copies = torch.zeros(n, dtype=torch.long, device=self.region.lower.device)
-        bounds = {node: z.select(copies) for node, z in nodes.items()}
-        if self.by_input:
-            bounds[0] = Interval(self.region.lower, self.region.upper).select(copies)
-        slopes = {
-            index: initial_slopes(node.op, bounds[node.inputs[0]])
-            for index, node in enumerate(self.graph.nodes)
-            if isinstance(node.op, Activation)
-        }
-        hidden = {} if self.by_input else read_by_activations(self.graph)
-        like = self.region.lower
-        return Domains(
-            bounds=bounds,
-            slopes=slopes,
-            gamma={node: torch.zeros_like(bounds[node].lower) for node in hidden},
-            split={node: torch.zeros_like(bounds[node].lower, dtype=torch.bool) for node in hidden},
-            weights=like.new_full((n, rows), 1.0 / rows),
-            unsafe=torch.arange(n, device=like.device),
-            lower=like.new_full((n,), -math.inf),
-        )
+    @contextmanager
+    def _timed(self, part: str) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self.seconds[part] += time.monotonic() - began
 
     def run(self, progress: Callable[[str], None] | None) -> Outcome:
         """The loop: take the worst, split, bound, keep what is open."""
-        size = sum(t.nbytes for part in (self.root.slopes, self.root.gamma) for t in part.values())
-        size += sum(2 * z.lower.nbytes for z in self.root.bounds.values())
-        each = max(size // len(self.root), 1)
-        frontier = Frontier(limit=max(self.options.memory // each, 1))
-        batch = max(1, min(self.options.batch, self.options.memory // (64 * each)))
-        found = self._settle(self.root, frontier)
-        reported = time.monotonic()
-        while len(frontier) and not found and time.monotonic() < self.deadline:
-            found = self._settle(self._split(frontier.pop(batch)), frontier)
-            if progress is not None and time.monotonic() - reported > 1:
-                reported = time.monotonic()
+        began = reported = time.monotonic()
+        root = self.splitting.root()
+        each = max(root.nbytes() // len(root), 16 * max(node.size for node in self.task.graph.nodes))
+        frontier: Frontier[D] = Frontier(limit=max(self.options.memory // each, 1))
+        most = batch = max(1, min(self.options.batch, self.options.memory // (64 * each)))
+        found = self._settle(root, frontier)
+        while len(frontier) and not found and time.monotonic() < self.task.deadline:
+            stepped = time.monotonic()
+            taken = frontier.pop(batch)
+            with self._timed("branching"):
+                parts = self.splitting.split(taken)
+            found = self._settle(parts, frontier)
+            now = time.monotonic()
+            allowed = min(STEP_SECONDS, max(self.task.deadline - now, 0.0))
+            batch = max(1, min(most, 2 * len(taken), int(len(taken) * allowed / (now - stepped))))
+            if progress is not None and now - reported > 1:
+                reported = now
                 progress(f"bab: {self.count} subdomains, {len(frontier)} open, worst bound {frontier.worst:.4g}")
         open_sets = frontier.open_sets
         proved = {k: -math.inf if i in open_sets or found else self.closed[k] for i, k in enumerate(self.keys)}
         best = min(frontier.worst, *self.closed.values())
-        return Outcome(proved, best, found, self.count, self.stuck)
+        self.seconds["overhead"] = time.monotonic() - began - sum(self.seconds.values())
+        return Outcome(proved, best, found, self.count, self.stuck, self.splitting.evaluations, self.seconds)
 
-    def _split(self, domains: Domains) -> Domains:
-        """The halves of every subdomain."""
-        coefficients: dict[int, Coefficients] = {}
-        with torch.no_grad():
-            self.bounding.bound(domains, coefficients)
-            scores = self._scores(domains, coefficients)
-            node, position, score = candidates(scores, self.options.shortlist)
-            if node.shape[1] > 1 and not self.by_input:
-                first, place = best_of(domains, node, position, score, self.points, self.bounding.bound)
-            else:
-                first, place = node[:, 0], position[:, 0]
-            return children(domains, first, place, self.points)
-
-    def _scores(self, domains: Domains, coefficients: dict[int, Coefficients]) -> dict[int, Tensor]:
-        at_input = coefficients.pop(0)
-        if self.by_input:
-            # A coefficient of zero does not say that an input is idle: none may stay far wider than the others.
-            radius, whole = domains.bounds[0].radius, self.region.radius
-            width = torch.where(whole > 0, radius / whole.clamp(min=torch.finfo(whole.dtype).tiny), 0.0).flatten(1)
-            wide = (width >= width.amax(1, keepdim=True) / MOST_UNEVEN).view_as(radius)
-            return {0: (dense(at_input).squeeze(1).abs() * radius + torch.finfo(radius.dtype).tiny) * wide}
-        return neuron_scores(self.graph, domains, coefficients)
-
-    def _settle(self, domains: Domains, frontier: Frontier) -> bool:
+    def _settle(self, domains: D, frontier: Frontier[D]) -> bool:
         """Bound subdomains, close what is proved, push what is open; True when a candidate was accepted."""
         self.count += len(domains)
-        if self.by_input:
-            self.bounding.refresh(domains)
-        if self.by_input or self.count == len(domains):
-            self.bounding.choose_rows(domains)
-        self.bounding.improve(domains)
-        done, hopeless = domains.lower > self.enough, domains.lower == -math.inf
+        with self._timed("bounding"):
+            domains, points = self.splitting.bound(domains, self.task.deadline)
+        done, hopeless = domains.lower > self.task.enough, domains.lower == -math.inf
         self._close(domains.select(done))
         self._give_up(domains.select(hopeless))  # the numbers overflow: splitting mends nothing
         rest = domains.select(~done & ~hopeless)
         if not len(rest):
             return False
-        if self._try(rest):
-            return True
-        undecided = self._undecided(rest)
-        frontier.push(rest.select(undecided))
-        return self._close_leaves(rest.select(~undecided))
+        with self._timed("attack"):
+            if self._try(points):
+                return True
+        more = self.splitting.splittable(rest)
+        frontier.push(rest.select(more))
+        with self._timed("leaves"):
+            return self._close_leaves(rest.select(~more))
 
-    def _close(self, domains: Domains) -> None:
-        for i, lower in zip(domains.unsafe.tolist(), domains.lower.tolist(), strict=True):
-            self.closed[self.keys[i]] = min(self.closed[self.keys[i]], lower)
-
-    def _undecided(self, domains: Domains) -> Tensor:
-        """A mask of the subdomains that can still be split."""
-        if self.by_input:
-            z = domains.bounds[0]
-            return (z.radius > 1e-12 * z.center.abs()).flatten(1).any(1)
-        masks = [
-            op.unstable(domains.bounds[node]).flatten(1).any(1)
-            for node, readers in read_by_activations(self.graph).items()
-            for op in readers
-        ]
-        return torch.stack(masks).any(0)
-
-    def _try(self, domains: Domains) -> bool:
-        """Judge the points at which the linear bounds of the worst subdomains are least."""
-        if isinstance(self.region, Ball):
+    def _try(self, points: Tensor) -> bool:
+        """Judge the most promising of the points that the network, as computed here, takes into an unsafe set."""
+        if not len(points):
             return False
-        coefficients: dict[int, Coefficients] = {}
         with torch.no_grad():
-            self.bounding.bound(domains, coefficients)
-            box = self.bounding.inputs(domains)
-            a = dense(coefficients[0]).squeeze(1)
-            points = torch.where(a > 0, box.lower, torch.where(a < 0, box.upper, box.center))
-            outputs = self.graph(points).flatten(1).unsqueeze(2)
-            rows = (self.bounding.C[domains.unsafe] @ outputs).squeeze(2) + self.bounding.d[domains.unsafe]
-            margins = rows.amax(1)
+            outputs = self.task.graph(points.to(self.task.region.lower))
+            margins = torch.stack([s.margin(outputs) for s in self.task.unsafe.values()]).amin(0)
         hits = (margins <= 0).nonzero().squeeze(1)
         hits = hits[margins[hits].argsort()[:3]]
-        return bool(len(hits)) and self.judge(points[hits])
+        return bool(len(hits)) and self.task.judge(points[hits])
 
-    def _close_leaves(self, leaves: Domains) -> bool:
-        """Subdomains in which every neuron is decided are linear programs."""
+    def _close(self, domains: D) -> None:
+        for i in domains.unsafe.unique().tolist():
+            least = float(domains.lower[domains.unsafe == i].min())
+            self.closed[self.keys[i]] = min(self.closed[self.keys[i]], least)
+
+    def _close_leaves(self, leaves: D) -> bool:
+        """Decide subdomains that cannot be split; True when a candidate was accepted."""
         for i in range(len(leaves)):
-            if time.monotonic() > self.deadline:
-                self._give_up(leaves.select(torch.arange(i, len(leaves))))
-                return False
-            leaf = leaves.select(torch.tensor([i]))
-            bound, point = close_by_lp(self.graph, self.bounding, leaf)
-            leaf.lower = torch.maximum(leaf.lower, leaf.lower.new_tensor([bound]))
-            if bound > self.enough:
+            leaf = leaves.select(torch.tensor([i], device=leaves.lower.device))
+            if time.monotonic() > self.task.deadline:
+                self._give_up(leaf)
+                continue
+            bound, point = self.splitting.close(leaf, self.task.deadline)
+            if bound > self.task.enough:
+                leaf.lower = torch.maximum(leaf.lower, leaf.lower.new_tensor([bound]))
                 self._close(leaf)
-            elif point is not None and self.judge(point):
+            elif point is not None and self.task.judge(point):
                 return True
             else:
                 self._give_up(leaf)
         return False
 
-    def _give_up(self, leaves: Domains) -> None:
+    def _give_up(self, leaves: D) -> None:
         """Subdomains that neither a bound nor a candidate decides stay open for good."""
         self.stuck += len(leaves)
-        for i in leaves.unsafe.tolist():
+        for i in leaves.unsafe.unique().tolist():
             self.closed[self.keys[i]] = -math.inf

@@ -6,7 +6,7 @@ The text is cut into tokens by one regular expression. A token's line and column
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import NoReturn, TypeVar
@@ -16,8 +16,10 @@ from verifier.errors import SpecificationError
 COMMENT = re.compile(r";[^\n]*")
 TOKEN = re.compile(r"[()]|[^\s()]+", re.ASCII)
 NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE]([+-]?\d{1,3}))?", re.ASCII)
+NUMBER_OF_ANY_SIZE = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 VARIABLE = re.compile(r"([XY])_(0|[1-9]\d{0,8})", re.ASCII)
-LONGEST_NUMBER = 400
+LONGEST_NUMBER = 300
+MOST_BITS = 20_000  # of a product's numerator or denominator: the longest literals have 4,300
 DEEPEST = 200
 ONE, ZERO = Fraction(1), Fraction(0)
 T = TypeVar("T")
@@ -35,19 +37,36 @@ class Linear:
             return Linear({}, ZERO)
         return Linear({name: factor * value for name, value in self.terms.items()}, factor * self.constant)
 
-    def plus(self, other: Linear) -> Linear:
-        terms = dict(self.terms)
-        for name, value in other.terms.items():
-            total = terms.pop(name, ZERO) + value
-            if total:
-                terms[name] = total
-        return Linear(terms, self.constant + other.constant)
-
     def times(self, other: Linear) -> Linear | None:
         """The product; None when both factors have variables."""
         if self.terms and other.terms:
             return None
         return other.scaled(self.constant) if other.terms else self.scaled(other.constant)
+
+
+def total(parts: Iterable[Linear]) -> Linear:
+    """The sum, in time linear in its length."""
+    terms: dict[str, Fraction] = {}
+    constant = ZERO
+    for part in parts:
+        constant += part.constant
+        for name, value in part.terms.items():
+            terms[name] = terms.get(name, ZERO) + value
+    return Linear({name: value for name, value in terms.items() if value}, constant)
+
+
+def product(factors: Iterable[Linear]) -> Linear:
+    """The product. Raises ValueError, with the reason, when it is not linear, or too long to go on with."""
+    result = Linear({}, ONE)
+    for factor in factors:
+        found = result.times(factor)
+        if found is None:
+            raise ValueError("non-linear term: a product has at most one factor with variables")
+        result = found
+        values = (result.constant, *result.terms.values())
+        if max(max(v.numerator.bit_length(), v.denominator.bit_length()) for v in values) > MOST_BITS:
+            raise ValueError("the product has too many digits; multiply it out in the file")
+    return result
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +78,12 @@ class Atom:
 
     def holds(self, values: Mapping[str, Fraction]) -> bool:
         return sum((a * values[name] for name, a in self.linear.terms.items()), self.linear.constant) <= 0
+
+
+def difference(parts: Sequence[Linear]) -> Linear:
+    """The first part less all others; of one part alone, its negative."""
+    first, *others = parts
+    return total([first, *(other.scaled(-ONE) for other in others)]) if others else first.scaled(-ONE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +138,9 @@ class Parser:
 
     def parse(self) -> None:
         """Read all commands. Raises SpecificationError at the first fault."""
+        if self.tokens[0] not in ("(", ""):
+            self.next()
+            self.fail(f"expected '(', found {quoted(self.tokens[0])}; is this a VNN-LIB file?")
         while self.tokens[self.at]:
             self.expect("(")
             command = self.next()
@@ -129,7 +157,7 @@ class Parser:
         if not VARIABLE.fullmatch(name):
             self.fail(f"cannot declare {quoted(name)}; inputs are named X_0, X_1, ... and outputs Y_0, Y_1, ...")
         if name in self.declared:
-            self.fail(f"{name} is declared twice")
+            self.fail(f"{name} is declared twice; remove one declaration")
         self.declared[name] = self.at - 1
         if self.next() != "Real":
             self.fail(f"{name} must be declared as Real")
@@ -142,7 +170,7 @@ class Parser:
             left, right = self.linear(), self.linear()
             if word == ">=":
                 left, right = right, left
-            result = Atom(left.plus(right.scaled(-ONE)), start)
+            result = Atom(difference((left, right)), start)
         elif word in ("and", "or"):
             parts = tuple(self.operands(self.formula))
             result = parts[0] if len(parts) == 1 else (And if word == "and" else Or)(parts)
@@ -164,25 +192,22 @@ class Parser:
         start, operator = self.at, self.next()
         if operator not in ("+", "-", "*"):
             self.fail(f"unknown operator {quoted(operator)}; a linear term is built from +, - and *")
-        first, *others = self.operands(self.linear)
-        if operator == "-" and not others:
-            first = first.scaled(-ONE)
-        for other in others:
-            if operator == "*":
-                product = first.times(other)
-                if product is None:
-                    raise self.source.error(start, "non-linear term: a product has at most one factor with variables")
-                first = product
-            else:
-                first = first.plus(other if operator == "+" else other.scaled(-ONE))
+        operands = self.operands(self.linear)
         self.expect(")")
-        return first
+        if operator == "+":
+            return total(operands)
+        if operator == "-":
+            return difference(operands)
+        try:
+            return product(operands)
+        except ValueError as error:
+            raise self.source.error(start, str(error)) from error
 
     def operands(self, read: Callable[[], T]) -> list[T]:
         """One or more of what `read` reads, up to the closing parenthesis."""
         self.depth += 1
         if self.depth > DEEPEST:
-            self.fail(f"nested deeper than {DEEPEST} levels")
+            self.fail(f"nested deeper than {DEEPEST} levels; write it flatter")
         found = [read()]
         while self.tokens[self.at] != ")":
             found.append(read())
@@ -195,7 +220,10 @@ class Parser:
             return known
         if len(token) > LONGEST_NUMBER or not NUMBER.fullmatch(token):
             if VARIABLE.fullmatch(token):
-                self.fail(f"unknown variable {token}: it is not declared above")
+                self.fail(f"unknown variable {token}: it is not declared above; declare it first")
+            if NUMBER_OF_ANY_SIZE.fullmatch(token):
+                limits = f"at most {LONGEST_NUMBER} digits, exponents of at most 3"
+                self.fail(f"the number {quoted(token)} is out of range; the limits are {limits}")
             self.fail(f"expected a number, a declared variable or a term, found {quoted(token)}")
         value = self.numbers[token] = Fraction(token)
         return value

@@ -9,10 +9,10 @@ from __future__ import annotations
 import gzip
 import math
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
-from itertools import chain, product
+from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
@@ -20,7 +20,8 @@ import numpy as np
 import torch
 
 from verifier.errors import InputError, SpecificationError
-from verifier.spec.formula import And, Atom, Formula, Or, Parser, Source
+from verifier.spec.formula import Atom, Formula, Parser, Source
+from verifier.spec.normal_form import Conjunction, count, normal_form
 from verifier.spec.property import HalfSpaces, Property, Region, exact, round_down
 from verifier.types import Shape
 
@@ -28,7 +29,6 @@ GZIP = b"\x1f\x8b"
 MOST_CONJUNCTIONS = 100_000
 LARGEST = Fraction(10) ** 38  # within float32
 
-Conjunction = tuple[Atom, ...]
 Sides = tuple[dict[int, Fraction], dict[int, Fraction]]  # lower and upper bounds by input
 
 
@@ -65,17 +65,19 @@ def parse(text: str, name: str = "property") -> Query:
     if source.tokens[:2] == ["(", "vnnlib-version"]:
         from verifier.spec import vnnlib2
 
-        return vnnlib2.parse(text, name)
+        return vnnlib2.parse(source)
+    if source.tokens == [""]:
+        raise SpecificationError(f"{name}: the file is empty: it declares no variable; write or copy it again")
     parser = Parser(source)
     parser.parse()
-    sizes = []
+    variables = []
     for letter, kind in (("X", "input"), ("Y", "output")):
         indices = sorted(int(variable[2:]) for variable in parser.declared if variable[0] == letter)
         gap = next((i for i, index in enumerate(indices) if i != index), len(indices))
         if gap < len(indices) or not indices:
-            raise SpecificationError(f"{name}: {kind} {letter}_{gap} is not declared")
-        sizes.append(len(indices))
-    return Query(source, sizes[0], sizes[1], tuple(parser.assertions), parser.declared)
+            raise SpecificationError(f"{name}: {kind} {letter}_{gap} is not declared; declare it as Real")
+        variables.append(Variable(letter, "real", (len(indices),)))
+    return Query(source, (variables[0], variables[1]), tuple(parser.assertions), parser.declared)
 
 
 class Places(Protocol):
@@ -87,19 +89,43 @@ class Places(Protocol):
     def error(self, at: int, reason: str) -> SpecificationError: ...
 
 
+@dataclass(frozen=True)
+class Variable:
+    """The input or the output as the file declares it. kind: the type of its numbers, `real` or `float32`."""
+
+    name: str
+    kind: str
+    shape: Shape
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+
 @dataclass(frozen=True, eq=False)
 class Query:
     """What a VNN-LIB file asks: is there an input X whose output Y satisfies all assertions?
 
-    inputs, outputs: how many variables X and Y there are. source: makes errors about places in the file. declared: the
-    place of each variable.
+    source: makes errors about places in the file. variables: the input and the output; in assertions their numbers are
+    X_0, X_1, ... and Y_0, Y_1, ... whatever their names are. declared: the place of each number, as far as the file has
+    one. network: the name that version 2.0 gives the network, None in version 1.0.
     """
 
     source: Places = field(repr=False)
-    inputs: int
-    outputs: int
+    variables: tuple[Variable, Variable]
     assertions: tuple[Formula, ...] = field(repr=False)
     declared: dict[str, int] = field(repr=False)
+    network: str | None = None
+
+    @property
+    def inputs(self) -> int:
+        """How many numbers the input has."""
+        return self.variables[0].size
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers the output has."""
+        return self.variables[1].size
 
     @property
     def name(self) -> str:
@@ -116,10 +142,14 @@ class Query:
     def properties(self, input_shape: Shape, outputs: int | None = None) -> tuple[Property, ...]:
         """One property per distinct input box; see `read_vnnlib`."""
         size = math.prod(input_shape)
+        pair = "they are no pair; give the network that the file was written for"
         if self.inputs != size:
-            raise SpecificationError(f"{self.source.name}: states {self.inputs} inputs, the network reads {size}")
+            raise SpecificationError(
+                f"{self.source.name}: states {self.inputs} inputs, the network reads {size}: {pair}"
+            )
         if outputs is not None and self.outputs != outputs:
-            raise SpecificationError(f"{self.source.name}: states {self.outputs} outputs, the network has {outputs}")
+            stated = f"states {self.outputs} outputs, the network has {outputs}"
+            raise SpecificationError(f"{self.source.name}: {stated}: {pair}")
         cases = self._cases()
         found = []
         for number, (box, rows) in enumerate(cases, start=1):
@@ -132,7 +162,12 @@ class Query:
 
     def _cases(self) -> list[tuple[Sides, list[Conjunction]]]:
         """The distinct input boxes that are not empty, each with the conjunctions of output atoms that go with it."""
-        common, alternatives = _normal_form(self.assertions, self.source)
+        size = math.prod(map(count, self.assertions))
+        if size > MOST_CONJUNCTIONS:
+            stated = f"{size:,}" if size < 10**12 else "more than 10^12"
+            limit = f"the limit is {MOST_CONJUNCTIONS:,}; split the file into several"
+            raise SpecificationError(f"{self.source.name}: the assertions expand to {stated} cases, {limit}")
+        common, alternatives = normal_form(self.assertions)
         base, rows = self._split(common, ({}, {}))
         grouped: dict[tuple, tuple[Sides, list[Conjunction]]] = {}
         for alternative in alternatives:
@@ -162,7 +197,8 @@ class Query:
             terms = atom.linear.terms
             letters = {name[0] for name in terms}
             if letters == {"X", "Y"}:
-                raise self.source.error(atom.at, "a relation between inputs and outputs is not supported")
+                reason = "a relation between inputs and outputs is not supported; bound inputs by numbers"
+                raise self.source.error(atom.at, reason)
             if letters != {"X"}:
                 rows.append(atom)
                 continue
@@ -171,7 +207,7 @@ class Query:
             [(name, slope)] = terms.items()
             bound = -atom.linear.constant if slope == 1 else atom.linear.constant / -slope
             if abs(bound) > LARGEST:
-                raise self.source.error(atom.at, f"the bound of {name} is too large for float32")
+                raise self.source.error(atom.at, f"the bound of {self._called(int(name[2:]))} is too large for float32")
             index, side = int(name[2:]), int(slope > 0)
             known = sides[side].get(index, base[side].get(index))
             if known is None or (bound < known if side else bound > known):
@@ -182,16 +218,24 @@ class Query:
         index = _crossed(box)
         assert index is not None
         lower, upper = (float(side[index]) for side in box)
-        reason = f"the input box is empty: X_{index} has the lower bound {lower} above the upper bound {upper}"
-        return self.source.error(self.declared[f"X_{index}"], reason)
+        name = self._called(index)
+        reason = f"the input box is empty: {name} has the lower bound {lower} above the upper bound {upper}"
+        return self.source.error(self.declared.get(f"X_{index}", 0), reason)
 
     def _check_bounded(self, box: Sides) -> None:
         for i in range(self.inputs):
-            for side, word in zip(box, ("lower", "upper"), strict=True):
+            for side, word, relation in zip(box, ("lower", "upper"), (">=", "<="), strict=True):
                 if i not in side:
-                    raise self.source.error(
-                        self.declared[f"X_{i}"], f"input X_{i} is unbounded: it has no {word} bound"
-                    )
+                    name = self._called(i)
+                    reason = f"input {name} is unbounded: it has no {word} bound; add (assert ({relation} {name} ...))"
+                    raise self.source.error(self.declared.get(f"X_{i}", 0), reason)
+
+    def _called(self, index: int) -> str:
+        """An input as the file names it."""
+        if self.network is None:
+            return f"X_{index}"
+        name, shape = self.variables[0].name, self.variables[0].shape
+        return f"{name}[{','.join(str(i) for i in np.unravel_index(index, shape))}]" if shape else name
 
     def _half_spaces(self, atoms: Conjunction) -> HalfSpaces:
         """The unsafe set as float64: C exact, by scaling a row where needed, and d rounded so that the set grows.
@@ -213,38 +257,6 @@ class Query:
                 C[row, int(name[2:])] = float(value)
             d[row] = round_down(np.array(linear.constant, dtype=object)).item()
         return HalfSpaces(torch.from_numpy(C), torch.from_numpy(d))
-
-
-def _normal_form(parts: Sequence[Formula], source: Places) -> tuple[Conjunction, list[Conjunction]]:
-    """The conjunction of `parts` as atoms that always hold, and a disjunction of conjunctions of further atoms."""
-    common: list[Atom] = []
-    choices: list[list[Conjunction]] = []
-    for part in parts:
-        if isinstance(part, Atom):
-            common.append(part)
-        elif isinstance(part, And):
-            always, alternatives = _normal_form(part.parts, source)
-            common.extend(always)
-            choices.append(alternatives)
-        else:
-            choices.append(_disjuncts(part, source))
-    count = math.prod(map(len, choices))
-    if count > MOST_CONJUNCTIONS:
-        raise SpecificationError(
-            f"{source.name}: the assertions expand to {count} cases, the limit is {MOST_CONJUNCTIONS}"
-        )
-    return tuple(common), [tuple(chain.from_iterable(pick)) for pick in product(*choices)]
-
-
-def _disjuncts(formula: Or, source: Places) -> list[Conjunction]:
-    found: list[Conjunction] = []
-    for part in formula.parts:
-        if isinstance(part, Or):
-            found.extend(_disjuncts(part, source))
-        else:
-            always, alternatives = _normal_form((part,), source)
-            found.extend(always + more for more in alternatives)
-    return found
 
 
 def _crossed(box: Sides) -> int | None:

@@ -7,7 +7,6 @@ The package checks names, types and indices. Numbers are taken from their text, 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -16,11 +15,27 @@ from typing import Any
 import numpy as np
 
 from verifier.errors import SpecificationError
-from verifier.spec.formula import ONE, ZERO, And, Atom, Formula, Linear, Or
-from verifier.spec.vnnlib import Query
+from verifier.spec.formula import (
+    DEEPEST,
+    LONGEST_NUMBER,
+    ONE,
+    ZERO,
+    And,
+    Atom,
+    Formula,
+    Linear,
+    Or,
+    Source,
+    difference,
+    product,
+    quoted,
+    total,
+)
+from verifier.spec.vnnlib import Query, Variable
 
 INSTALL = "VNN-LIB 2.0 is read through the package vnnlib, which is not installed: pip install 'verifier[vnnlib2]'"
-REAL_TYPES = ("Real", "F16", "F32", "F64")
+KINDS = {"Real": "real", "F32": "float32"}  # networks are float32: another type would not be the network's own
+LARGEST_SIZE = 10**9
 
 
 @dataclass(frozen=True)
@@ -33,22 +48,37 @@ class Lines:
         return SpecificationError(f"{self.name}: line {at}: {reason}" if at else f"{self.name}: {reason}")
 
 
-def parse(text: str, name: str) -> Query:
+def parse(source: Source) -> Query:
     """The query that a VNN-LIB 2.0 text states. Raises SpecificationError for what is malformed or not supported."""
-    lines = Lines(name)
+    lines = Lines(source.name)
     try:
         import vnnlib
     except ImportError as error:
         raise lines.error(0, INSTALL) from error
     try:
-        tree = vnnlib.parse_query_string(text)
+        _check_tokens(source)
+        tree = vnnlib.parse_query_string(source.text)
     except vnnlib.VNNLibException as error:
         raise _translated(lines, str(error)) from error
-    sizes = _sizes(lines, tree.networks)
+    except IndexError as error:  # of C++'s std::stod and std::stoll
+        raise lines.error(0, f"a number or an index is out of range ({error}); mend it") from error
+    variables = _variables(lines, tree.networks)
     reader = _Reader(lines, vnnlib)
     assertions = tuple(reader.formula(assertion.expr) for assertion in tree.assertions)
-    declared = {f"{letter}_{i}": 0 for letter, size in zip("XY", sizes, strict=True) for i in range(size)}
-    return Query(lines, *sizes, assertions, declared | reader.seen)
+    return Query(lines, variables, assertions, reader.seen, tree.networks[0].name)
+
+
+def _check_tokens(source: Source) -> None:
+    """Refuse what the package crashes on: deep nesting, long numbers, letters that are not ASCII."""
+    depth = 0
+    for at, token in enumerate(source.tokens):
+        depth += (token == "(") - (token == ")")
+        if depth > DEEPEST:
+            raise source.error(at, f"nested deeper than {DEEPEST} levels; write it flatter")
+        if not (token.isascii() and token.isprintable()):
+            raise source.error(at, f"{quoted(token)} is no word of VNN-LIB, which is ASCII text")
+        if len(token) > LONGEST_NUMBER:
+            raise source.error(at, f"{quoted(token)} is longer than {LONGEST_NUMBER} characters; shorten it")
 
 
 def _translated(lines: Lines, message: str) -> SpecificationError:
@@ -56,27 +86,31 @@ def _translated(lines: Lines, message: str) -> SpecificationError:
     try:
         first = json.loads(message)["errors"][0]
     except ValueError:
-        return lines.error(0, " ".join(message.split()))
+        return lines.error(0, " ".join(message.split()).removeprefix("Parse error: "))
     return lines.error(first["line"], f"{first['message']}: '{first['offendingSymbol']}'. {first['hint']}")
 
 
-def _sizes(lines: Lines, networks: Sequence[Any]) -> tuple[int, int]:
-    """How many inputs and outputs the one network has."""
+def _variables(lines: Lines, networks: Sequence[Any]) -> tuple[Variable, Variable]:
+    """The input and the output of the one network."""
     if len(networks) != 1:
-        raise lines.error(0, f"relates {len(networks)} networks; properties of one network are supported")
+        names = ", ".join(network.name for network in networks)
+        raise lines.error(0, f"relates {len(networks)} networks ({names}); properties of one network are supported")
     [network] = networks
     if network.hidden or network.equal_to or network.isometric_to:
         raise lines.error(0, f"network {network.name}: hidden nodes and relations to other networks are not supported")
-    sizes = []
+    variables = []
     for kind, found in (("input", network.inputs), ("output", network.outputs)):
         if len(found) != 1:
             raise lines.error(0, f"network {network.name} has {len(found)} {kind}s; one is supported")
-        if found[0].dtype.name not in REAL_TYPES:
-            raise lines.error(
-                0, f"{kind} {found[0].name} holds {found[0].dtype.name} numbers; only floats are supported"
-            )
-        sizes.append(math.prod(found[0].shape))
-    return sizes[0], sizes[1]
+        name, dtype = found[0].name, found[0].dtype.name
+        if dtype not in KINDS:
+            reason = "networks are read in float32: declare float32 or real"
+            raise lines.error(0, f"{kind} {name} holds {dtype} numbers; {reason}")
+        variable = Variable(name, KINDS[dtype], tuple(found[0].shape))
+        if variable.size > LARGEST_SIZE:
+            raise lines.error(0, f"{kind} {name} has {variable.size} numbers; the limit is {LARGEST_SIZE}")
+        variables.append(variable)
+    return variables[0], variables[1]
 
 
 class _Reader:
@@ -92,8 +126,7 @@ class _Reader:
             parts = tuple(map(self.formula, node.args))
             return And(parts) if isinstance(node, package.And) else Or(parts)
         left, right = self.linear(node.lhs), self.linear(node.rhs)
-        below = Atom(left.plus(right.scaled(-ONE)), self.line)
-        above = Atom(right.plus(left.scaled(-ONE)), self.line)
+        below, above = Atom(difference((left, right)), self.line), Atom(difference((right, left)), self.line)
         if isinstance(node, package.LessEqual):
             return below
         if isinstance(node, package.GreaterEqual):
@@ -106,8 +139,10 @@ class _Reader:
         package = self.package
         if isinstance(node, package.Var):
             self.line = node.line
-            letter = "X" if node.kind == package.SymbolKind.Input else "Y"
-            index = int(np.ravel_multi_index(tuple(node.indices), tuple(node.shape))) if node.indices else 0
+            letter, indices, shape = "X" if node.kind == package.SymbolKind.Input else "Y", node.indices, node.shape
+            if min(indices, default=0) < 0:
+                raise self.lines.error(node.line, f"{node.name} has a negative index; indices count from 0")
+            index = int(np.ravel_multi_index(tuple(indices), tuple(shape))) if indices else 0
             self.seen.setdefault(f"{letter}_{index}", node.line)
             return Linear({f"{letter}_{index}": ONE}, ZERO)
         if isinstance(node, package.Literal):
@@ -116,22 +151,11 @@ class _Reader:
         if isinstance(node, package.Negate):
             return self.linear(node.expr).scaled(-ONE)
         if isinstance(node, package.Minus):
-            first, *others = map(self.linear, (node.head, *node.rest))
-            return _sum([first, *(other.scaled(-ONE) for other in others)])
+            return difference(list(map(self.linear, (node.head, *node.rest))))
         operands = list(map(self.linear, node.args))
         if isinstance(node, package.Plus):
-            return _sum(operands)
-        product = Linear({}, ONE)
-        for operand in operands:
-            factor = product.times(operand)
-            if factor is None:
-                raise self.lines.error(self.line, "non-linear term: a product has at most one factor with variables")
-            product = factor
-        return product
-
-
-def _sum(operands: Sequence[Linear]) -> Linear:
-    total = Linear({}, ZERO)
-    for operand in operands:
-        total = total.plus(operand)
-    return total
+            return total(operands)
+        try:
+            return product(operands)
+        except ValueError as error:
+            raise self.lines.error(self.line, str(error)) from error

@@ -1,0 +1,71 @@
+"""Symbolic bounds against backward CROWN, whose bounds they must equal, and against samples."""
+
+import pytest
+import torch
+from nets import random_case
+
+from verifier.bounds.backward import concretise, pull_back
+from verifier.bounds.crown import Crown, fixed_slopes
+from verifier.bounds.interval import output_form, propagate
+from verifier.bounds.symbolic import symbolic_bounds
+
+
+def start_of(lower: torch.Tensor, upper: torch.Tensor) -> torch.Tensor:
+    """The input forms (1, 1 + inputs, *shape) of one box in which every input varies."""
+    size = lower.numel()
+    form = torch.zeros(1, 1 + size, size, dtype=lower.dtype)
+    form[:, 0] = ((lower + upper) / 2).flatten(1)
+    form[:, 1:] = torch.diag(((upper - lower) / 2).flatten())
+    return form.view(1, 1 + size, *lower.shape[1:])
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_they_equal_backward_crown(seed: int) -> None:
+    case = random_case(seed)
+    graph, box = case.graph, case.prop.region.box()
+    C, d, _ = case.prop.rows
+    crown = Crown()(graph, box, C.unsqueeze(0))
+    start = start_of(box.lower, box.upper)
+    found = symbolic_bounds(graph, start, crown.nodes, C.unsqueeze(0), d.unsqueeze(0))
+    for node, z in crown.nodes.items():
+        torch.testing.assert_close(found.nodes[node].lower, z.lower, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(found.nodes[node].upper, z.upper, rtol=1e-9, atol=1e-9)
+    lines = fixed_slopes(graph, "adaptive")(len(graph.nodes), crown.nodes)
+    A = output_form(graph, C.unsqueeze(0), 1)
+    form, constant = pull_back(graph, {graph.output: A}, A.new_zeros(A.shape[:2]), lines)
+    torch.testing.assert_close(found.lower, concretise(form, constant, box, {}) + d, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_hidden_bounds_lie_between_crown_and_what_was_known(seed: int) -> None:
+    case = random_case(seed)
+    graph, box = case.graph, case.prop.region.box()
+    C, d, _ = case.prop.rows
+    known = propagate(graph, box)[1]
+    found = symbolic_bounds(graph, start_of(box.lower, box.upper), known, C.unsqueeze(0), d.unsqueeze(0)).nodes
+    crown = Crown()(graph, box, C.unsqueeze(0)).nodes
+    first = min(known)
+    for node in known:
+        assert (found[node].lower >= known[node].lower).all() and (found[node].upper <= known[node].upper).all()
+        values = graph.values(box.lower + torch.rand(200, *graph.input_shape).to(box.lower) * (box.upper - box.lower))
+        assert (values[node] >= found[node].lower - 1e-9).all() and (values[node] <= found[node].upper + 1e-9).all()
+    torch.testing.assert_close(found[first].lower, crown[first].lower, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_linear_functions_stay_below_the_rows(seed: int) -> None:
+    case = random_case(seed)
+    graph, box = case.graph, case.prop.region.box()
+    C, d, _ = case.prop.rows
+    start = start_of(box.lower, box.upper)
+    found = symbolic_bounds(graph, start, propagate(graph, box)[1], C.unsqueeze(0), d.unsqueeze(0))
+    t = (
+        2 * torch.rand(500, start.shape[1] - 1, dtype=box.lower.dtype, generator=torch.Generator().manual_seed(seed))
+        - 1
+    )
+    inputs = (start[0, 0].flatten() + t @ start[0, 1:].flatten(1)).view(-1, *graph.input_shape)
+    rows = graph(inputs).flatten(1) @ C.T + d
+    below = found.linear[0, 0] + t @ found.linear[0, 1:]
+    assert (rows >= below - 1e-9).all()
+    # The blame accounts for the distance: it bounds what is lost between a row and its linear function.
+    assert ((rows - below).amax(0) <= found.blame[0].sum(0) + 1e-9).all()

@@ -1,0 +1,217 @@
+"""A lying producer: no forged, stale or damaged certificate is accepted, and none makes the checker crash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from certified import Files, flat_proof, input_tree, leaf, neuron_tree, random_files, shifted
+
+from verifier.certificate import checker
+from verifier.certificate.checker import MAGIC, Refused, unpack
+from verifier.certificate.format import pack
+from verifier.certificate.writer import Leaf, Split, write
+
+Arrays = dict[str, np.ndarray]
+MUTATIONS = 2000
+
+
+def parts(content: bytes) -> tuple[dict[str, Any], Arrays]:
+    """The header and the arrays of a certificate."""
+    found = unpack(content)
+    arrays = {name: found.pop(name) for name, _ in found.pop("arrays")}
+    return found, arrays
+
+
+def refused(files: Files, certificate: bytes, why: str = ".") -> None:
+    for arithmetic in ("exact", "rounded"):
+        with pytest.raises(Refused, match=why):
+            checker.check(certificate, files.model, files.text, arithmetic)
+
+
+@pytest.fixture(scope="module")
+def files() -> Files:
+    """A claim whose proof has little room."""
+    return shifted(random_files(4), 1e-9)
+
+
+@pytest.fixture(scope="module")
+def false(files: Files) -> Files:
+    """A claim about the same network that is false."""
+    return shifted(random_files(4), -1000.0)
+
+
+def rehashed(header: dict[str, Any], files: Files) -> dict[str, Any]:
+    return {
+        **header,
+        "model": hashlib.sha256(files.model).hexdigest(),
+        "property": hashlib.sha256(files.text).hexdigest(),
+    }
+
+
+def test_a_false_claim_cannot_be_proved(files: Files, false: Files) -> None:
+    """The certificate of a true claim with the hashes of a false one, whatever it splits."""
+    trees = [None, input_tree, lambda s: neuron_tree(files.analysis(), s)]
+    for tree in trees:
+        header, arrays = parts(write(files.model, files.text, flat_proof(files, tree)))
+        refused(files=false, certificate=pack(rehashed(header, false), arrays), why="is not proved")
+
+
+def test_other_files_are_refused(files: Files, false: Files) -> None:
+    certificate = write(files.model, files.text, flat_proof(files))
+    other = random_files(5)
+    for model, text, why in ((other.model, files.text, "model"), (files.model, false.text, "property")):
+        with pytest.raises(Refused, match=f"another {why}"):
+            checker.check(certificate, model, text)
+
+
+def test_another_networks_certificate_is_refused(files: Files) -> None:
+    """With its hashes forged."""
+    for seed in range(5, 12):
+        other = shifted(random_files(seed), 1e-7)
+        header, arrays = parts(write(other.model, other.text, flat_proof(other, input_tree, recompute=True)))
+        claim = shifted(random_files(4), -1000.0)
+        refused(claim, pack(rehashed(header, claim), arrays))
+
+
+@pytest.fixture(scope="module")
+def split(files: Files) -> bytes:
+    """A certificate whose tree halves the box along an input that matters, with room for no mistake."""
+    return write(files.model, files.text, flat_proof(files, input_tree, recompute=True))
+
+
+FORGERIES: dict[str, Callable[[dict[str, Any], Arrays], None]] = {
+    "a leaf dropped": lambda h, a: a.update(
+        {n: a[n][:-1] for n in ("kind.0", "position.0", "point.0", "weights.0", "code.0")}
+    ),
+    "a leaf in place of a split": lambda h, a: a["kind.0"].__setitem__(1, 0),
+    "a split in place of a leaf": lambda h, a: a["kind.0"].__setitem__(-1, 1),
+    "leaves after the tree": lambda h, a: a.update({n: np.append(a[n], a[n][-1:], 0) for n in list(a) if ".0" in n}),
+    "no tree": lambda h, a: a.update({n: a[n][:0] for n in list(a) if n.endswith(".0")}),
+    "no such neuron": lambda h, a: (a["kind.0"].__setitem__(0, 2), a["position.0"].__setitem__(0, 10**6))[0],
+    "no such activation": lambda h, a: a["kind.0"].__setitem__(0, 99),
+    "no such input": lambda h, a: a["position.0"].__setitem__(0, 10**6),
+    "no weights": lambda h, a: a["weights.0"].__setitem__(slice(None), 0),
+    "weights of another set": lambda h, a: a.update({"weights.0": np.ones((len(a["weights.0"]), 9), dtype=int)}),
+    "a set less": lambda h, a: a.pop("kind.0"),
+    "an unknown semantics": lambda h, a: h.update(semantics="float16"),
+    "no refinement stated": lambda h, a: h.pop("refine"),
+}
+
+
+@pytest.mark.parametrize("name", FORGERIES)
+def test_forgeries_are_refused(files: Files, split: bytes, name: str) -> None:
+    header, arrays = parts(split)
+    arrays = {n: np.array(a) for n, a in arrays.items()}
+    FORGERIES[name](header, arrays)
+    refused(files, pack(header, arrays))
+
+
+def test_a_sign_flipped_is_refused(files: Files) -> None:
+    """A multiplier that closes a leaf, negated: the bound falls below zero."""
+    analysis, statement = files.analysis(single=True), files.statements[0]
+    d = analysis.bounds(*statement.box, {})
+    j = analysis.network.activations[0]
+    neuron = (0, int(np.nonzero((d.z[j][0] < 0) & (d.z[j][1] > 0))[1][0]))
+    for extra in (1.0, -1.0):
+        tree = Split(neuron, 0.0, Leaf([0.0] * len(statement.rows), extra={neuron: extra}), leaf(statement))
+        proof = flat_proof(files, lambda s, tree=tree: tree if len(s.rows) == len(statement.rows) else leaf(s))  # type: ignore[misc]
+        refused(files, write(files.model, files.text, proof), "is not proved")
+
+
+def test_swapped_leaves_are_refused() -> None:
+    """Two rows of an unsafe set, each proved in one half of the box alone."""
+    import torch
+
+    from verifier.graph import GraphBuilder
+    from verifier.ops.affine import Linear
+    from verifier.ops.relu import ReLU
+    from verifier.spec.property import HalfSpaces, Property, Region, exact
+
+    builder = GraphBuilder((1,))
+    builder.add(
+        Linear(torch.tensor([[1.0], [-1.0]]), None),
+        builder.add(ReLU(), builder.add(Linear(torch.ones(1, 1), torch.ones(1)), 0)),
+    )
+    unsafe = HalfSpaces(torch.eye(2, dtype=torch.float64), torch.tensor([-0.95, 1.05], dtype=torch.float64))
+    files = Files.of(builder.finish(), Property(Region(exact(np.array([-1.0])), exact(np.array([1.0]))), (unsafe,)))
+    low, high = Leaf([0.0, 1.0]), Leaf([1.0, 0.0])
+    assert checker.check(
+        write(files.model, files.text, flat_proof(files, lambda s: Split((-1, 0), 0.0, low, high))),
+        files.model,
+        files.text,
+    )
+    refused(
+        files,
+        write(files.model, files.text, flat_proof(files, lambda s: Split((-1, 0), 0.0, high, low))),
+        "is not proved",
+    )
+
+
+def test_truncated_files_are_refused(files: Files, split: bytes) -> None:
+    for size in range(0, len(split), max(1, len(split) // 200)):
+        refused_once(files, split[:size])
+
+
+def refused_once(files: Files, content: bytes) -> None:
+    with pytest.raises(Refused):
+        checker.check(content, files.model, files.text, "rounded")
+
+
+def test_bytes_flipped_at_random(false: Files, split: bytes) -> None:
+    """Of the file and of its unpacked arrays; about a false claim, so that whatever is read must be refused."""
+    draw = np.random.default_rng(0)
+    header, arrays = parts(split)
+    forged = pack(rehashed(header, false), arrays)
+    start = len(MAGIC) + 4 + int.from_bytes(forged[len(MAGIC) : len(MAGIC) + 4], "little")
+    inner = zlib.decompress(forged[start:])
+    for i in range(MUTATIONS):
+        head, body = bytearray(forged[:start]), bytearray(inner)
+        target = (head, body)[i % 2]
+        for _ in range(draw.integers(1, 4)):
+            target[draw.integers(len(target))] = draw.integers(256)
+        refused_once(false, bytes(head) + zlib.compress(bytes(body), 1) if i % 3 else flipped(forged, draw))
+
+
+def flipped(content: bytes, draw: np.random.Generator) -> bytes:
+    damaged = bytearray(content)
+    damaged[draw.integers(len(damaged))] ^= 1 << draw.integers(8)
+    return bytes(damaged)
+
+
+def test_bombs_are_refused(files: Files) -> None:
+    """Arrays that unpack to more than they say, or say more than is allowed."""
+    header, arrays = parts(write(files.model, files.text, flat_proof(files)))
+    listed = [[name, list(a.shape)] for name, a in arrays.items()]
+    for shapes, data in (
+        (listed, b"\0" * (1 << 26)),
+        ([["kind.0", [1 << 40]]], b""),
+        ([["kind.0", [-1]]], b""),
+        ([["kind.0", [1 << 24, 1 << 24]]], b""),
+    ):
+        text = json.dumps({**header, "arrays": shapes}).encode()
+        refused_once(files, MAGIC + len(text).to_bytes(4, "little") + text + zlib.compress(data))
+
+
+def test_damaged_models_and_properties_are_refused(files: Files) -> None:
+    """With the hashes of the damaged bytes: nothing but Refused comes out of the readers, or the claim still holds."""
+    draw = np.random.default_rng(1)
+    header, arrays = parts(write(files.model, files.text, flat_proof(files)))
+    accepted = 0
+    for i in range(600):
+        model, text = bytearray(files.model), bytearray(files.text)
+        target = (model, text)[i % 2]
+        for _ in range(3):
+            target[draw.integers(len(target))] = draw.integers(256)
+        damaged = Files(files.graph, files.prop, bytes(model), bytes(text))
+        try:
+            checker.check(pack(rehashed(header, damaged), arrays), damaged.model, damaged.text, "rounded")
+            accepted += 1
+        except Refused:
+            pass
+    assert accepted < 300

@@ -1,0 +1,130 @@
+"""Certificates as written: hints of any value are valid and some help; sizes; refusals to write."""
+
+from __future__ import annotations
+
+import brute_force
+import numpy as np
+import pytest
+import torch
+from certified import Files, bounds, flat_proof, leaf, neuron_tree, random_files, shifted
+
+from verifier.certificate import checker
+from verifier.certificate.checker import unpack
+from verifier.certificate.format import pack
+from verifier.certificate.writer import Leaf, Proof, Split, Tree, quantised, write
+from verifier.errors import SpecificationError
+from verifier.graph import GraphBuilder
+from verifier.ops.affine import Linear
+from verifier.ops.relu import ReLU
+from verifier.spec.property import HalfSpaces, Property, Region, exact
+from verifier.spec.robustness import ball
+
+
+def margin(files: Files, certificate: bytes) -> float:
+    """The margin that a certificate proves, alike in both arithmetics."""
+    found = [checker.check(certificate, files.model, files.text, a).margin for a in ("exact", "rounded")]
+    assert found[0] == pytest.approx(found[1], abs=1e-7)
+    return max(found)
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_random_hints_give_valid_bounds(seed: int) -> None:
+    """Slopes, multipliers of split neurons and lemmas drawn at random never lift a margin above brute force."""
+    draw = np.random.default_rng(seed)
+    files = shifted(random_files(seed), 1000.0)
+    sizes = [files.network.nodes[j].size for j in files.network.activations]
+    neurons = [(number, i) for number, size in enumerate(sizes) for i in range(size)]
+
+    def hinted(tree: Tree) -> Tree:
+        if isinstance(tree, Split):
+            return Split(tree.at, tree.point, hinted(tree.below), hinted(tree.above))
+        slopes = {neuron: float(draw.uniform(-0.5, 1)) for neuron in neurons if draw.random() < 0.7}
+        extra = {neuron: float(draw.normal()) for neuron in neurons if draw.random() < 0.7}
+        return Leaf(tree.weights, slopes, extra)
+
+    certificate = write(files.model, files.text, flat_proof(files, lambda s: hinted(neuron_tree(files.analysis(), s))))
+    header = unpack(certificate)
+    arrays = {name: header.pop(name) for name, _ in header.pop("arrays")}
+    codes = len(arrays["codes"])
+    arrays |= {f"lemma.{i}": draw.integers(0, codes + 1, (2, size)) for i, size in enumerate(sizes)}
+    arrays["slots"] = np.stack([*arrays["slots"][:2], draw.integers(0, 2, arrays["slots"].shape[1])])
+    truth = brute_force.worst(files.graph, files.prop).rows
+    sets = files.prop.rows[2].numpy()
+    first = [truth[np.nonzero(sets == k)[0][0]] for k in range(len(files.prop.unsafe))]
+    for content in (certificate, pack(header, arrays)):
+        assert margin(files, content) <= min(first) + 1e-7
+
+
+def valley() -> Files:
+    """y = 11 - x + 3 relu(x - 1) on [-1, 2], least at x = 1, where it is 10; neuron 0 is stable."""
+    builder = GraphBuilder((1,))
+    hidden = builder.add(ReLU(), builder.add(Linear(torch.ones(2, 1), torch.tensor([1.0, -1.0])), 0))
+    builder.add(Linear(torch.tensor([[-1.0, 3.0]]), torch.tensor([12.0])), hidden)
+    row = HalfSpaces(torch.ones(1, 1).double(), torch.zeros(1).double())
+    return Files.of(builder.finish(), Property(Region(exact(np.array([-1.0])), exact(np.array([2.0]))), (row,)))
+
+
+def test_slopes_and_split_multipliers_close_the_gap() -> None:
+    files = valley()
+
+    def proved(tree: Tree) -> float:
+        return margin(files, write(files.model, files.text, flat_proof(files, lambda s: tree)))
+
+    assert proved(Leaf()) == pytest.approx(9, abs=1e-4)
+    assert proved(Leaf(slopes={(0, 1): 1 / 3})) == pytest.approx(10, abs=1e-4)
+    assert proved(Split((0, 1), 0.0, Leaf(), Leaf())) == pytest.approx(6, abs=1e-4)
+    below, above = Leaf(extra={(0, 1): 1.0}), Leaf(extra={(0, 1): -2.0})
+    assert proved(Split((0, 1), 0.0, below, above)) == pytest.approx(10, abs=1e-4)
+    for tree in (Split((0, 1), 0.0, above, below), Split((0, 1), 0.0, below, below), Split((0, 1), 0.0, above, above)):
+        assert proved(tree) < 9
+
+
+def test_leaves_are_small() -> None:
+    """Many leaves, each with slopes and multipliers of its own, take less than 300 bytes each."""
+    draw = np.random.default_rng(0)
+    files = shifted(random_files(0), 1000.0)
+    neurons = [(0, i) for i in range(files.network.nodes[files.network.activations[0]].size)]
+
+    def grow(depth: int) -> Tree:
+        if not depth:
+            drawn = {neuron: float(draw.normal()) for neuron in neurons}
+            return Leaf(leaf(files.statements[0]).weights, drawn, drawn)
+        return Split(neurons[depth % len(neurons)], 0.0, grow(depth - 1), grow(depth - 1))
+
+    trees = [grow(7), *(leaf(s) for s in files.statements[1:])]
+    assert len(write(files.model, files.text, Proof(trees))) < 300 * 128
+
+
+def test_weights_become_small_integers() -> None:
+    assert quantised([0.0, 0.25], 2).tolist() == [0, 1]
+    assert quantised([0.5, 0.5], 2).tolist() == [1, 1]
+    assert quantised([0.0, 0.0], 2).tolist() == [0, 0]
+    assert quantised([1.0, 1 / 3], 2).tolist() == [3, 1]
+    assert quantised([-1.0, 2.0], 2).tolist() == [0, 1]
+
+
+def test_what_does_not_fit_is_not_written() -> None:
+    files = random_files(0)
+    count = len(files.statements)
+    with pytest.raises(ValueError, match="trees"):
+        write(files.model, files.text, Proof([Leaf()] * (count + 1)))
+    with pytest.raises(ValueError, match="weights"):
+        write(files.model, files.text, Proof([Leaf([1.0] * 7)] * count))
+    with pytest.raises(ValueError, match="cannot"):
+        pack({}, {"kind.0": np.array([-1])})
+
+
+def test_a_ball_has_no_vnnlib_text() -> None:
+    files = random_files(0)
+    region = ball(np.full(files.prop.region.lower.shape, 0.5), exact(np.array([0.5]))[0], "l2")
+    with pytest.raises(SpecificationError, match="ball"):
+        Files.of(files.graph, Property(region, files.prop.unsafe))
+
+
+def test_bounds_of_refined_inputs_lie_within_intervals() -> None:
+    for seed in range(8):
+        files = random_files(seed)
+        for s in files.statements:
+            loose, tight = (bounds(files.analysis(refine=r), s) for r in (False, True))
+            for j, (l, u) in tight.z.items():
+                assert (l >= loose.z[j][0] - 1e-9).all() and (u <= loose.z[j][1] + 1e-9).all()

@@ -1,0 +1,43 @@
+"""The file of a certificate, as `checker.py` reads it.
+
+    MAGIC, the size of the header (4 bytes, little endian), the header (JSON), all arrays end to end under zlib
+
+Header: `model` and `property`, the SHA-256 of the files' contents (unzipped); `semantics`, "real" or "float32" (which
+includes "real"); `producer`; `refine`, by activation of the network whether the bounds of its inputs are refined by
+backward passes; `recompute`, whether that is done anew in every leaf; `arrays`, names and shapes.
+
+An unsafe set k (a conjunction of the property's disjunctive normal form, in order) has a binary tree in preorder, the
+half below a split first: `kind.k` (0 a leaf, 1 an input, else 2 + the number of an activation), `position.k` (in the
+flattened tensor), `point.k`; and by leaf `weights.k` (leaves, rows of the set), `code.k` (1 + a row of `codes`, or 0),
+`extra.k`, by leaf and split of a neuron above it what is added to that neuron's multiplier (may be left empty).
+
+`slots` (3, U) are activations, positions and sides (0: where the coefficient is >= 0) of which the columns of `codes`
+(K, U) state slopes, 0 to 255 standing for the least to the greatest slope of the activation. `lemma.i` (2, n), if
+present, are the rows of codes (or 0) to use for the lower and upper bounds of the inputs of activation i.
+
+Activations are numbered in the order of the model's operators; a maximum of n values counts as n - 1 activations.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from verifier.certificate.checker import MAGIC, TYPES
+
+
+def pack(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> bytes:
+    """The bytes of a certificate file. Raises ValueError when a number does not fit the type of its array."""
+    data = []
+    for name, array in arrays.items():
+        stored = np.asarray(array).astype(TYPES[name.split(".")[0]])
+        if not np.array_equal(stored, array):
+            raise ValueError(f"array '{name}' holds numbers that its type {stored.dtype} cannot")
+        data.append(stored.tobytes())
+    listed = [[name, list(np.shape(array))] for name, array in arrays.items()]
+    text = json.dumps({**header, "arrays": listed}, separators=(",", ":")).encode()
+    return MAGIC + len(text).to_bytes(4, "little") + text + zlib.compress(b"".join(data), 9)

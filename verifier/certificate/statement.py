@@ -1,0 +1,60 @@
+"""Properties -> VNN-LIB 1.0 text, so that a certificate is about a file that anybody can read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+
+import torch
+
+from verifier.errors import SpecificationError
+from verifier.spec.property import HalfSpaces, Property
+
+
+def vnnlib(prop: Property) -> str:
+    """The text that states a property about a box exactly: its reader gets the very same numbers.
+
+    Raises SpecificationError for an l2 or l1 ball, which VNN-LIB cannot state.
+    """
+    if not prop.region.is_box:
+        raise SpecificationError("VNN-LIB states boxes only: a certificate about an l2 or l1 ball cannot be written")
+    lines = [f"; {prop.about}"] if prop.about else []
+    lines += [f"(declare-const X_{i} Real)" for i in range(prop.region.lower.size)]
+    lines += [f"(declare-const Y_{i} Real)" for i in range(prop.unsafe[0].C.shape[1])]
+    for i, (low, high) in enumerate(zip(prop.region.lower.flat, prop.region.upper.flat, strict=True)):
+        lines += [_bound(">=", i, low), _bound("<=", i, high)]
+    sets = "\n".join(f"    (and {' '.join(_rows(unsafe))})" for unsafe in prop.unsafe)
+    return "\n".join([*lines, f"(assert (or\n{sets}\n))", ""])
+
+
+def _bound(relation: str, i: int, side: Fraction) -> str:
+    """A bound of input i; as a multiple of it where no decimal equals the fraction."""
+    decimal = _decimal(side)
+    if decimal is None:
+        return f"(assert ({relation} (* {side.denominator} X_{i}) {side.numerator}))"
+    return f"(assert ({relation} X_{i} {decimal}))"
+
+
+def _rows(unsafe: HalfSpaces) -> Iterator[str]:
+    for row, d in zip(unsafe.C.to("cpu", torch.float64).tolist(), unsafe.d.tolist(), strict=True):
+        terms = [f"(* {_decimal(Fraction(c))} Y_{i})" for i, c in enumerate(row) if c]
+        yield f"(<= (+ {' '.join([*terms, '0'])}) {_decimal(-Fraction(d))})"
+
+
+def _decimal(value: Fraction) -> str | None:
+    """The number in decimal digits; None when there are not finitely many, or too many for readers."""
+    digits = max(_power(value.denominator, 2), _power(value.denominator, 5))
+    scaled = value * 10**digits
+    if scaled.denominator != 1 or digits > 300:
+        return None
+    text = str(abs(scaled.numerator)).rjust(digits + 1, "0")
+    whole, part = text[: len(text) - digits], text[len(text) - digits :]
+    return ("-" if value < 0 else "") + whole + (f".{part}" if part else "")
+
+
+def _power(number: int, prime: int) -> int:
+    """How often a prime divides a number."""
+    count = 0
+    while number % prime == 0:
+        number, count = number // prime, count + 1
+    return count

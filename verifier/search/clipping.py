@@ -1,0 +1,48 @@
+"""What linear functions below the rows of an unsafe set leave of a box: only where none of them is positive."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+STEPS = 8
+RATE = 2.0
+
+
+def best_combination(linear: Tensor) -> tuple[Tensor, Tensor]:
+    """The convex combination of rows whose minimum over t in [-1, 1]^k is largest, by multiplicative weights.
+
+    linear: (n, 1 + k, rows). Returns the minimum (n,) and the combined linear function (n, 1 + k).
+    """
+    least = linear[:, 0] - linear[:, 1:].abs().sum(1)
+    best, row = least.max(1)
+    form = linear.gather(2, row.view(-1, 1, 1).expand(-1, linear.shape[1], 1)).squeeze(2)
+    if linear.shape[2] == 1:
+        return best, form
+    size = linear.abs().sum(1).amax(1, keepdim=True).clamp(min=torch.finfo(linear.dtype).tiny)
+    weights = (least / size).softmax(1)
+    for _ in range(STEPS):
+        combined = (linear @ weights.unsqueeze(2)).squeeze(2)
+        value = combined[:, 0] - combined[:, 1:].abs().sum(1)
+        better = value > best
+        best = torch.where(better, value, best)
+        form = torch.where(better.unsqueeze(1), combined, form)
+        gradient = linear[:, 0] - (linear[:, 1:] * combined[:, 1:].sign().unsqueeze(2)).sum(1)
+        weights = (weights.log() + RATE * gradient / size).softmax(1)
+    return best, form
+
+
+def clipped(linear: Tensor, enough: float) -> tuple[Tensor, Tensor]:
+    """The least box (n, k), (n, k) within [-1, 1]^k around what the rows leave, one row after the other.
+
+    linear: (n, 1 + k, rows); nothing is left where a row exceeds `enough`. Where start > end, nothing is left at all.
+    """
+    start = -torch.ones_like(linear[:, 1:, 0])
+    end = -start
+    for row in linear.unbind(2):
+        constant, a = row[:, :1], row[:, 1:]
+        least = torch.minimum(a * start, a * end)
+        limit = (enough - constant - least.sum(1, keepdim=True) + least) / a
+        end = torch.where(a > 0, torch.minimum(end, limit), end)
+        start = torch.where(a < 0, torch.maximum(start, limit), start)
+    return start, end

@@ -1,0 +1,131 @@
+"""Splits of neurons, bounded by CROWN with optimised slopes and split multipliers, warm-started from the parent."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from verifier.search.ascent import Ascent, Patterns, bound
+from verifier.search.branching import best_of, children, scores
+from verifier.search.evaluator import Evaluator
+from verifier.search.rows import Rows
+
+
+@dataclass(eq=False)
+class Open(Patterns):
+    """shortlist: (n, count), units to be split by the last bound, best first. score: (n, count), theirs."""
+
+    shortlist: Tensor
+    score: Tensor
+
+
+Leaf = Callable[[Open, float], tuple[float, Tensor | None]]
+
+TRIED = 8  # points per batch that are handed on to be judged
+
+
+class NeuronSplits:
+    """Splits undecided neurons. Searches in float32; a bound counts once it is confirmed in the graph's precision.
+
+    exact: bounds in the graph's precision. close_leaf: decides subdomains in which no neuron is undecided.
+    """
+
+    def __init__(
+        self, exact: Evaluator, rows: Rows, enough: float, steps: int, shortlist: int, close_leaf: Leaf | None = None
+    ) -> None:
+        self.exact, self.units, self.rows, self.enough = exact, exact.units, rows, enough
+        self.fast, self.fast_rows = exact.to(torch.float32), rows.to(torch.float32)
+        self.ascent, self.close_leaf = Ascent(steps), close_leaf
+        self.slack = 0.0  # what float32 bounds have been seen to promise too much
+        self.shortlist, self.evaluations = min(shortlist, max(len(self.units), 1)), 0
+
+    def root(self) -> Open:
+        n, count = self.rows.d.shape
+        l = outward(self.units.lower, -math.inf).expand(n, -1).contiguous()
+        u = outward(self.units.upper, math.inf).expand(n, -1).contiguous()
+        device = l.device
+        root = Open(
+            unsafe=torch.arange(n, device=device),
+            lower=torch.full((n,), -math.inf, dtype=torch.float64, device=device),
+            l=l,
+            u=u,
+            split=torch.zeros_like(l, dtype=torch.bool),
+            multipliers=torch.cat((self.units.initial(l, u), torch.zeros_like(l).unsqueeze(1)), 1),
+            weights=l.new_full((n, count), 1 / count),
+            shortlist=torch.zeros(n, self.shortlist, dtype=torch.long, device=device),
+            score=l.new_zeros(n, self.shortlist),
+        )
+        root.weights = self._best_rows(root)
+        return root
+
+    @torch.no_grad()
+    def _best_rows(self, domains: Patterns) -> Tensor:
+        """Weights (n, rows) that pick the row that is bounded best by itself."""
+        count = domains.weights.shape[1]
+        if count == 1:
+            return domains.weights
+        every = domains.select(torch.arange(len(domains), device=domains.l.device).repeat_interleave(count))
+        every.weights = torch.eye(count, dtype=domains.l.dtype, device=domains.l.device).repeat(len(domains), 1)
+        found = bound(self.fast, self.fast_rows, every).bound.view(-1, count)
+        return torch.nn.functional.one_hot(found.argmax(1), count).to(domains.weights)
+
+    @torch.no_grad()
+    def bound(self, domains: Open, deadline: float) -> tuple[Open, Tensor]:
+        index, back, count = self.ascent(self.fast, self.fast_rows, domains, self.enough + self.slack, deadline)
+        self.evaluations += count
+        if len(index):
+            part = domains.select(index)
+            lines = self.units.relaxed(part.l, part.u).at(part.multipliers[:, :-1])
+            found = scores(self.units, part.l, part.u, lines, back.v)
+            if found.shape[1]:
+                domains.score[index], domains.shortlist[index] = found.topk(self.shortlist, 1)
+        self.confirm(domains, domains.lower > self.enough)
+        worst = domains.lower[index].argsort()[:TRIED]
+        return domains, self.exact.points(back.x[worst].to(self.rows.d))
+
+    def confirm(self, domains: Open, which: Tensor | None = None) -> None:
+        """Replace bounds, all or those of a mask, by what the same multipliers give in the graph's precision."""
+        index = torch.arange(len(domains), device=domains.l.device) if which is None else which.nonzero().squeeze(1)
+        if len(index):
+            self.evaluations += len(index)
+            confirmed = self._confirmed(domains.select(index)).double()
+            excess = float((domains.lower[index] - confirmed).max())
+            self.slack = max(self.slack, 2 * excess) if excess < math.inf else self.slack
+            domains.lower[index] = confirmed
+
+    @torch.no_grad()
+    def _confirmed(self, domains: Open) -> Tensor:
+        dtype = self.rows.d.dtype
+        exact = domains.mapped(lambda t: t.to(dtype) if t.is_floating_point() else t)
+        exact.weights = exact.weights / exact.weights.sum(1, keepdim=True)
+        found = bound(self.exact, self.rows, exact).bound
+        return torch.where(found.isnan(), -math.inf, found)
+
+    def splittable(self, domains: Open) -> Tensor:
+        return self.units.unstable(domains.l, domains.u).any(1)
+
+    @torch.no_grad()
+    def split(self, domains: Open) -> Open:
+        unit = domains.shortlist[:, 0]
+        if self.shortlist > 1:
+            unit = best_of(self.units, domains, domains.shortlist, domains.score, self._quick)
+        return children(self.units, domains, unit)
+
+    def _quick(self, domains: Patterns) -> Tensor:
+        self.evaluations += len(domains)
+        return bound(self.fast, self.fast_rows, domains).bound
+
+    def close(self, leaf: Open, deadline: float) -> tuple[float, Tensor | None]:
+        return (-math.inf, None) if self.close_leaf is None else self.close_leaf(leaf, deadline)
+
+
+def outward(values: Tensor, towards: float) -> Tensor:
+    """float32 numbers (1, *shape) that are not on the wrong side of the values: rounded in the given direction."""
+    single = values.float()
+    target = torch.full_like(single, towards)
+    wrong = single.to(values) > values if towards < 0 else single.to(values) < values
+    return torch.where(wrong, torch.nextafter(single, target), single).unsqueeze(0)

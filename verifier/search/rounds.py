@@ -1,0 +1,74 @@
+"""The neuron splits of a task: which evaluator, and how well the region is known before the search starts."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from verifier.graph import Graph
+from verifier.search.evaluator import GraphEvaluator
+from verifier.search.leaf import close_by_lp
+from verifier.search.neurons import Leaf, NeuronSplits, Open
+from verifier.search.rows import Rows
+from verifier.search.tighten import Tightening
+from verifier.search.units import Units
+from verifier.spec.property import HalfSpaces
+from verifier.types import Box, Interval
+
+FIRST_SHARE = 0.25  # of the time, at most, for the first round of tightening: one round of splits
+GROWTH = 3  # how much longer a round tightens than the round before
+PATIENCE = 0.25  # seconds of search for every second that the next round would tighten
+IDLE = 0.25  # a round that needs less of its time than this leaves nothing for the next
+SHORTEST = 0.5  # seconds, at least, of search and (after the first round) of tightening
+MANY = 1000  # rounds of splits: the clock ends them
+
+
+class Rounds:
+    """Neuron splits over a region that every round knows better.
+
+    patience: seconds that the search of the last round may take before the next round; inf after the last.
+    """
+
+    def __init__(self, graph: Graph, region: Box, nodes: Mapping[int, Interval], deadline: float) -> None:
+        self.graph, self.region, self.nodes, self.deadline = graph, region, dict(nodes), deadline
+        self.tightening, self.patience = Tightening(1, FIRST_SHARE * (deadline - time.monotonic())), 0.0
+
+    def next(self, unsafe: Sequence[HalfSpaces], enough: float, steps: int, shortlist: int) -> NeuronSplits:
+        """The splits for some unsafe sets, after tightening the bounds of the neurons once more."""
+        graph, region, rows, began = self.graph, self.region, Rows.of(unsafe, self.region.lower), time.monotonic()
+        self.nodes, network = self.tightening(graph, region, self.nodes, self.deadline)
+        units = Units.of(graph, self.nodes) if network is None else network.units
+        took, first = time.monotonic() - began, self.tightening.rounds == 1
+        seconds = max(GROWTH * took, SHORTEST) if first else GROWTH * self.tightening.seconds
+        exhausted = not first and took < IDLE * self.tightening.seconds
+        self.patience = math.inf if network is None or exhausted else max(PATIENCE * seconds, SHORTEST)
+        self.tightening = Tightening(MANY, seconds)
+        evaluator = GraphEvaluator.of(graph, region, self.nodes, units) if network is None else network
+        close = leaf_closer(graph, region, self.nodes, units, rows)
+        return NeuronSplits(evaluator, rows, enough, steps, shortlist, close)
+
+
+def narrowed(nodes: Mapping[int, Interval], units: Units, l: Tensor, u: Tensor) -> dict[int, Interval]:
+    """The bounds of what activations read, with those of the units (units,) in their places."""
+    result = dict(nodes)
+    for b in units.blocks:
+        z = result[b.read]
+        low, high = z.lower.flatten().clone(), z.upper.flatten().clone()
+        low[b.positions], high[b.positions] = l[b.part].to(low), u[b.part].to(high)
+        result[b.read] = Interval(low.view_as(z.lower), high.view_as(z.upper))
+    return result
+
+
+def leaf_closer(graph: Graph, region: Box, nodes: Mapping[int, Interval], units: Units, rows: Rows) -> Leaf:
+    """What decides subdomains of `units` by a linear program."""
+
+    def close(leaf: Open, deadline: float) -> tuple[float, Tensor | None]:
+        bounds = narrowed(nodes, units, leaf.l[0], leaf.u[0])
+        split = {b.read: b.positions[leaf.split[0, b.part]] for b in units.blocks}
+        k = int(leaf.unsafe)
+        return close_by_lp(graph, region, bounds, split, rows.C[k], rows.d[k], deadline)
+
+    return close
