@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -206,6 +206,14 @@ def bound_stage(method: Callable[[Question], Callable[..., Bounds]]) -> Stage:
     return stage
 
 
+def interval(question: Question) -> None:
+    """Intervals of the network as it was loaded: `simplified` may loosen them, and nothing else."""
+    rows, graph = question.open_rows, question.subject.graph.to(torch.float64, question.graph.device)
+    with torch.no_grad():
+        bounds = IntervalBounds()(graph, question.box, question.C[rows].unsqueeze(0))
+    question.improve(rows, replace(bounds, nodes=question.nodes))
+
+
 def bab(question: Question) -> None:
     """Branch and bound on the open unsafe sets, together; complete for piecewise-linear networks."""
     inner = question.prop.region.inner_box()
@@ -265,7 +273,7 @@ def milp(question: Question) -> None:
 STAGES: dict[str, Stage] = {
     "predict": predict,
     "attack": attack,
-    "interval": bound_stage(lambda question: IntervalBounds()),
+    "interval": interval,
     "crown": bound_stage(lambda question: Crown()),
     "alpha": bound_stage(lambda question: Alpha(steps=50, enough=question.allowance, deadline=question.deadline)),
     "bab": bab,

@@ -72,6 +72,15 @@ def test_a_frontier_that_outgrows_its_memory_goes_depth_first() -> None:
     assert all(bound > 0 for bound in outcome.proved.values())
 
 
+@pytest.mark.parametrize("seed", [278, 287])
+def test_units_without_influence_are_decided_and_leaves_stay_inside(seed: int) -> None:
+    """278: the bound's coefficients vanish over undecided units. 287: the linear program's point lies on the border."""
+    case = random_case(seed, most=12)
+    for margin in (1e-3, -1e-3):
+        outcome, _ = search(case, shifted(case, margin), SPLITS["neurons"])
+        assert outcome.found == (margin < 0)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("seed", range(500))

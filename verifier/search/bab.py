@@ -30,6 +30,9 @@ STEP_SECONDS = 0.25
 TRIAL_SHARE = 0.25
 """The share of the time for trying input splits where neither kind is known to be better."""
 
+FEWEST = 32
+"""Smaller batches waste more time on every step than they save by looking at the clock."""
+
 Candidate = Callable[[Tensor], bool]  # judges points (k, *input_shape); True ends the search
 
 
@@ -173,7 +176,8 @@ class _Search(Generic[D]):
             found = self._settle(parts, frontier)
             now = time.monotonic()
             allowed = min(STEP_SECONDS, max(self.task.deadline - now, 0.0))
-            batch = max(1, min(most, 2 * len(taken), int(len(taken) * allowed / (now - stepped))))
+            fewest = min(most, FEWEST) if allowed == STEP_SECONDS else 1
+            batch = max(fewest, min(most, 2 * len(taken), int(len(taken) * allowed / (now - stepped))))
             if progress is not None and now - reported > 1:
                 reported = now
                 progress(f"bab: {self.count} subdomains, {len(frontier)} open, worst bound {frontier.worst:.4g}")

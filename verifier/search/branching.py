@@ -23,10 +23,11 @@ def scores(units: Units, l: Tensor, u: Tensor, lines: Lines, v: Tensor) -> Tenso
     """How much each unit's relaxation may cost the bound, (n, units); zero for units that are decided.
 
     The coefficient over the activation's output times the widest gap between the activation and the line that its sign
-    picks (after Bunel et al. 2020).
+    picks (after Bunel et al. 2020). A coefficient of zero does not say that a unit is idle: undecided ones score more.
     """
     below, above = units.gaps(l, u, lines)
-    return torch.where(v >= 0, v * below, -v * above) * units.unstable(l, u)
+    cost = torch.where(v >= 0, v * below, -v * above).clamp(min=torch.finfo(v.dtype).tiny)
+    return cost * units.unstable(l, u)
 
 
 def children(units: Units, domains: P, unit: Tensor) -> P:

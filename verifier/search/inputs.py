@@ -33,7 +33,7 @@ NARROW = 2.0**-16
 
 SIDES = ("lower", "upper")
 
-MEMORY = 1 << 28
+MEMORY = 1 << 26
 """Bytes that the forms of one layer may take."""
 
 

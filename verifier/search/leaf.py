@@ -68,7 +68,7 @@ def close_by_lp(
         return bound, None
     shape = exact.input_shape
     point = torch.from_numpy(solution.x[: int(np.prod(shape))]).view(1, *shape)
-    return bound, point.to(region.lower)
+    return bound, region.project(point.to(region.lower))
 
 
 def is_empty(program: LinearProgram, options: SolveOptions) -> bool:

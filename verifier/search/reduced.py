@@ -25,6 +25,8 @@ from verifier.search.evaluator import Backward, choose, minimiser
 from verifier.search.units import Lines, Units
 from verifier.types import Ball, Box, Interval
 
+DEARER = 2  # multiplications of the reduced network for one of the network itself, at most
+
 
 class Forms(NamedTuple):
     """Affine forms over the input, W (k, inputs), and over the units' activations, V (k, units), with constants b."""
@@ -111,8 +113,8 @@ class ReducedEvaluator:
 
 
 def pays(graph: Graph, region: Box, rows: int) -> bool:
-    """Whether so many forms take fewer multiplications than the network itself."""
-    return rows * (int((region.radius > 0).sum()) + rows / 2) <= multiplications(graph)
+    """Whether so many forms are worth more than the network itself, whose pieces are slower to run."""
+    return rows * (int((region.radius > 0).sum()) + rows / 2) <= DEARER * multiplications(graph)
 
 
 def multiplications(graph: Graph) -> int:

@@ -39,12 +39,14 @@ class Rounds:
     def next(self, unsafe: Sequence[HalfSpaces], enough: float, steps: int, shortlist: int) -> NeuronSplits:
         """The splits for some unsafe sets, after tightening the bounds of the neurons once more."""
         graph, region, rows, began = self.graph, self.region, Rows.of(unsafe, self.region.lower), time.monotonic()
-        self.nodes, network = self.tightening(graph, region, self.nodes, self.deadline)
+        known = self.nodes
+        self.nodes, network = self.tightening(graph, region, known, self.deadline)
+        gained = any(z is not known[node] for node, z in self.nodes.items())
         units = Units.of(graph, self.nodes) if network is None else network.units
         took, first = time.monotonic() - began, self.tightening.rounds == 1
         seconds = max(GROWTH * took, SHORTEST) if first else GROWTH * self.tightening.seconds
         exhausted = not first and took < IDLE * self.tightening.seconds
-        self.patience = math.inf if network is None or exhausted else max(PATIENCE * seconds, SHORTEST)
+        self.patience = math.inf if exhausted or not gained else max(PATIENCE * seconds, SHORTEST)
         self.tightening = Tightening(MANY, seconds)
         evaluator = GraphEvaluator.of(graph, region, self.nodes, units) if network is None else network
         close = leaf_closer(graph, region, self.nodes, units, rows)
