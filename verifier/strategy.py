@@ -31,7 +31,7 @@ from verifier.search.bab import BranchAndBound, Task
 from verifier.simplify import simplified
 from verifier.spec.property import Property
 from verifier.types import Bounds, Box, Interval
-from verifier.verdict import Result, StageReport, Verdict
+from verifier.verdict import Result, SearchStatistics, StageReport, Verdict
 
 ALLOWANCE = 16
 SOLVER_TOLERANCE = 1e-6
@@ -102,6 +102,7 @@ class Question:
     claims: dict[int, float] = field(default_factory=dict)
     searched: dict[int, float] = field(default_factory=dict)
     remark: str = ""
+    search: SearchStatistics | None = None
     progress: Callable[[str], None] | None = None
 
     def __post_init__(self) -> None:
@@ -233,7 +234,8 @@ def bab(question: Question) -> None:
     task = Task(question.graph, question.box, unsafe, question.nodes, question.allowance, question.deadline, judge)
     outcome = BranchAndBound()(task, question.progress)
     question.searched.update(outcome.proved)
-    question.remark = outcome.summary
+    question.search = SearchStatistics(outcome.nodes, outcome.evaluations, outcome.seconds)
+    question.remark = f"{outcome.nodes} subdomains, worst bound {outcome.best:.4g}"
     if outcome.stuck:
         question.remark += f", {outcome.stuck} beyond float64"
 
@@ -311,7 +313,7 @@ def verify(
 
 def _run(name: str, question: Question) -> StageReport:
     """Run one stage and report it; in the cascade, a stage that cannot treat the question is passed over."""
-    began, question.remark = time.monotonic(), ""
+    began, question.remark, question.search = time.monotonic(), "", None
     try:
         STAGES[name](question)
     except (SolverError, SpecificationError) as error:
@@ -319,7 +321,8 @@ def _run(name: str, question: Question) -> StageReport:
             raise
         question.remark = f"passed over: {error}"
     best = min(question.set_bounds)
-    return StageReport(name, time.monotonic() - began, best if math.isfinite(best) else None, question.remark)
+    margin = best if math.isfinite(best) else None
+    return StageReport(name, time.monotonic() - began, margin, question.remark, question.search)
 
 
 def _result(question: Question, stages: tuple[StageReport, ...], seconds: float) -> Result:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import resource
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -22,6 +25,25 @@ class Verdict(Enum):
 
 
 @dataclass(frozen=True)
+class SearchStatistics:
+    """What a branch and bound took.
+
+    subdomains: how many were looked at. bounds: how many bounds were computed, one for each subdomain and step.
+    seconds: by part (tightening of hidden bounds before the search, bounding, branching, attack, leaves, overhead).
+    """
+
+    subdomains: int
+    bounds: int
+    seconds: Mapping[str, float]
+
+    def __str__(self) -> str:
+        total = max(sum(self.seconds.values()), 1e-9)
+        shares = ", ".join(f"{name} {part / total:.0%}" for name, part in self.seconds.items() if part > 0.005 * total)
+        rates = f"{self.subdomains / total:.0f} subdomains and {self.bounds / total:.0f} bounds a second"
+        return f"{self.subdomains} subdomains, {self.bounds} bounds, {rates}; {shares}"
+
+
+@dataclass(frozen=True)
 class StageReport:
     """What one stage of the cascade did: the best margin bound it proved (None: none), and a remark for people."""
 
@@ -29,6 +51,7 @@ class StageReport:
     seconds: float
     margin: float | None = None
     remark: str = ""
+    search: SearchStatistics | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,3 +81,9 @@ class Result:
     def label(self) -> str:
         """The verdict as printed."""
         return f"{self.verdict.name} (solver, uncertified)" if self.solver_word else self.verdict.name
+
+
+def peak_memory() -> int:
+    """The peak of this process's resident memory since it started, in MiB."""
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit)

@@ -20,7 +20,7 @@ from verifier.batch.journal import HEADER, Journal, Row
 from verifier.batch.workers import Outcome
 from verifier.cli.vnncomp import record_row, tallies
 from verifier.errors import VerifierError
-from verifier.verdict import Result, StageReport, Verdict
+from verifier.verdict import Result, SearchStatistics, StageReport, Verdict
 
 Run = Callable[..., tuple[int, str, str]]
 ROOT = Path(__file__).parents[2]
@@ -137,8 +137,8 @@ def test_the_summary_counts_what_is_decided_in_time() -> None:
 
 
 def test_subdomains_are_summed_over_boxes() -> None:
-    remarks = ("", "least margin found 3 subdomains", "12 subdomains, worst bound 0.1", "30 subdomains, worst bound 1")
-    stages = tuple(StageReport("bab", 0.1, None, remark) for remark in remarks)
+    searches = (None, None, SearchStatistics(12, 100, {}), SearchStatistics(30, 500, {"bounding": 1.0}))
+    stages = tuple(StageReport("bab", 0.1, search=search) for search in searches)
     result = Result(Verdict.UNKNOWN, "", "bab", 1.0, 0.0, 0.0, stages)
     assert subdomains(result) == 42 and subdomains(replace(result, stages=stages[:2])) is None
 

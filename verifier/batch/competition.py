@@ -5,9 +5,6 @@ from __future__ import annotations
 
 import csv
 import math
-import re
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -20,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from verifier.errors import InputError, VerifierError
-from verifier.verdict import Result, Verdict
+from verifier.verdict import Result, Verdict, peak_memory
 
 if TYPE_CHECKING:
     from verifier.batch.query import Answer
@@ -224,12 +221,5 @@ def _find(instance: Instance, networks: dict[Path, Model], settings: Settings) -
 
 def subdomains(result: Result) -> int | None:
     """How many subdomains the stages report to have looked at, over all input boxes; None when none does."""
-    reports = [re.match(r"(\d+) subdomains\b", stage.remark) for stage in result.stages]
-    counts = [int(report[1]) for report in reports if report]
+    counts = [stage.search.subdomains for stage in result.stages if stage.search is not None]
     return sum(counts) if counts else None
-
-
-def peak_memory() -> int:
-    """The peak of this process's resident memory since it started, in MiB."""
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit)

@@ -7,6 +7,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context
 from typing import TYPE_CHECKING, Any
 
@@ -58,13 +59,20 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
-def print_stages(result: Result) -> None:
-    """What every stage did."""
+def print_stages(args: argparse.Namespace, result: Result) -> None:
+    """What every stage did; with --verbose also what its search took, on stderr."""
     rows = []
     for stage in result.stages:
         margin = "" if stage.margin is None else at_least(stage.margin)
         rows.append((stage.name, seconds(stage.seconds), margin, stage.remark))
     print_table(("stage", "time", "margin >=", "remark"), rows)
+    if args.verbose:
+        from verifier.verdict import peak_memory
+
+        for stage in result.stages:
+            if stage.search is not None:
+                print(f"{stage.name}: {stage.search}", file=sys.stderr)
+        print(f"peak memory: {peak_memory()} MiB", file=sys.stderr, flush=True)
 
 
 def print_notes(files: Sequence[str], notes: Sequence[str]) -> None:
@@ -101,6 +109,8 @@ def verified_margin(result: Result, solver: str) -> str:
 
 def result_record(args: argparse.Namespace, model: Model, result: Result) -> dict[str, Any]:
     """What --json prints of any result. Margins that do not exist are null; a claimed one is a solver's word alone."""
+    from verifier.verdict import peak_memory
+
     margin, none = ("margin_claimed", "margin_proved") if result.solver_word else ("margin_proved", "margin_claimed")
     return {
         "command": "verify",
@@ -114,11 +124,12 @@ def result_record(args: argparse.Namespace, model: Model, result: Result) -> dic
         "method": args.method,
         "stage": result.stage,
         "seconds": result.seconds,
+        "peak_mib": peak_memory(),
         margin: result.proved,
         none: None,
         "margin_found": result.found,
         "reason": result.reason,
-        "stages": [vars(stage) for stage in result.stages],
+        "stages": [asdict(stage) for stage in result.stages],
     }
 
 

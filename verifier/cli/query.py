@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json(record(args, model, found, files))
     elif not args.quiet:
-        print_stages(result)
+        print_stages(args, result)
         print_counterexample(result)
         print_notes(files, ())
     return result.verdict.exit_code

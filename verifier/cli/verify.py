@@ -92,7 +92,7 @@ def run_ball(args: argparse.Namespace) -> int:
     if args.json:
         print_json(record(args, model, sample, result, files))
     elif not args.quiet:
-        print_details(sample, result, files)
+        print_details(args, sample, result, files)
     return result.verdict.exit_code
 
 
@@ -125,9 +125,9 @@ def _broken(args: argparse.Namespace, sample: Sample, result: Result, ball: str)
     return f"an input {ball} {how} {after}"
 
 
-def print_details(sample: Sample, result: Result, files: list[str]) -> None:
+def print_details(args: argparse.Namespace, sample: Sample, result: Result, files: list[str]) -> None:
     """The table of stages, the files written and the notes."""
-    print_stages(result)
+    print_stages(args, result)
     print_notes(files, sample.notes)
 
 

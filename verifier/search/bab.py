@@ -41,9 +41,9 @@ class BranchAndBound:
     """A complete search for piecewise-linear networks.
 
     input_limit: the most inputs that may vary for input splits alone; up to trial_limit of them, input splits are tried
-    before neuron splits. batch: the most subdomains per step (fewer where they
-    are large or slow). steps: of the ascent per subdomain. shortlist: candidates whose children are bounded before one
-    is chosen. memory: bytes that the open subdomains may take before the search goes depth first.
+    before neuron splits. batch: the most subdomains per step (fewer where they are large or slow). steps: of the ascent
+    per subdomain. shortlist: candidates whose children are bounded before one is chosen. memory: bytes that the open
+    subdomains may take before the search goes depth first.
     """
 
     input_limit: int = 12
@@ -62,14 +62,17 @@ class BranchAndBound:
             until = task.deadline if only else now + TRIAL_SHARE * (task.deadline - now)
             inputs = InputSplits(task.graph, task.region, list(task.unsafe.values()), task.nodes, task.enough)
             outcome = _Search(self, replace(task, deadline=until), inputs).run(progress)
-            if only or outcome.found or min(outcome.proved.values()) > task.enough:
+            if only or outcome.decided(task.enough):
                 return outcome
-        return self._by_neurons(task, progress)
+            return self._by_neurons(task, outcome, progress)
+        return self._by_neurons(task, None, progress)
 
-    def _by_neurons(self, task: Task, progress: Callable[[str], None] | None) -> Outcome:
-        """Rounds that each know the region better than the one before and search on for as long as that took."""
+    def _by_neurons(self, task: Task, total: Outcome | None, progress: Callable[[str], None] | None) -> Outcome:
+        """Rounds that each know the region better than the one before and search on for as long as that took.
+
+        total: the outcome so far.
+        """
         rounds = Rounds(task.graph, task.region, task.nodes, task.deadline)
-        total: Outcome | None = None
         while True:
             began = time.monotonic()
             left = {k: s for k, s in task.unsafe.items() if total is None or not total.proved[k] > task.enough}
@@ -117,14 +120,6 @@ class Outcome:
     stuck: int
     evaluations: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def summary(self) -> str:
-        """The statistics in one line."""
-        total = max(sum(self.seconds.values()), 1e-9)
-        shares = ", ".join(f"{name} {part / total:.0%}" for name, part in self.seconds.items() if part > 0.005 * total)
-        speed = f"{self.nodes} subdomains ({self.nodes / total:.0f}/s, {self.evaluations} bounds)"
-        return f"{speed}, worst bound {self.best:.4g}; {shares}"
 
     def decided(self, enough: float) -> bool:
         """Whether there is nothing left to search."""
