@@ -52,16 +52,19 @@ class Pgd:
         if self.restarts > 1 and not self.random_start:
             raise InputError(f"PGD with {self.restarts} restarts needs random_start: from the centre all are the same")
 
-    def __call__(self, forward: Forward, region: Box, objective: Objective) -> AttackResult:
+    def __call__(
+        self, forward: Forward, region: Box, objective: Objective, start: Tensor | None = None
+    ) -> AttackResult:
         """Minimise `objective(forward(x))` over `region`, whose batch is n.
 
+        start: points (restarts * n, *input_shape) of the region to begin with, in place of centre or random points.
         forward: (batch, *input_shape) -> (batch, out), differentiable. objective: (n, out) -> margin (n,); a margin
         <= 0 is a violation, and the search ends as soon as every element has one. A NaN margin never counts: an
         element without any other keeps its first point, with margin +inf.
         """
         n = region.batch
         folded = region.select(torch.arange(n, device=region.lower.device).repeat(self.restarts))
-        x = self._start(folded)
+        x = self._start(folded) if start is None else start
         best = AttackResult(x, torch.full_like(x.flatten(1)[:, 0], torch.inf))
         for step in range(self.steps + 1):
             margin, gradient = _margin_and_gradient(forward, objective, x, n)

@@ -128,10 +128,13 @@ class HalfSpaces:
         if not (torch.isfinite(self.C).all() and torch.isfinite(self.d).all()):
             raise SpecificationError("a half-space has a coefficient that is NaN or infinite")
 
+    def rows(self, outputs: Tensor) -> Tensor:
+        """C y + d for outputs (batch, *output_shape); returns (batch, rows)."""
+        return outputs.flatten(1) @ self.C.to(outputs).T + self.d.to(outputs)
+
     def margin(self, outputs: Tensor) -> Tensor:
         """max(C y + d) for outputs (batch, *output_shape); returns (batch,), <= 0 inside the set."""
-        rows = outputs.flatten(1) @ self.C.to(outputs).T + self.d.to(outputs)
-        return rows.amax(1)
+        return self.rows(outputs).amax(1)
 
 
 @dataclass(frozen=True, eq=False)
