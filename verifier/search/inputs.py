@@ -62,6 +62,7 @@ class InputSplits:
         self.whole = region.radius.flatten(1)[:, self.varying]
         rows = Rows.of(unsafe, region.lower)
         self.exact = (graph, rows)
+        self.widest = max(node.size for node in graph.nodes)
         self.quick = (graph.to(torch.float32), rows.to(torch.float32))
         self.screening = True  # until float32 leaves most subdomains to float64
 
@@ -79,6 +80,8 @@ class InputSplits:
 
     @torch.no_grad()
     def bound(self, domains: Boxes, deadline: float) -> tuple[Boxes, Tensor]:
+        if 8 * self.widest * (1 + len(self.varying) + domains.hidden.shape[2]) * len(domains) <= MEMORY:
+            return self._screened(domains)
         each = self._bytes(domains.hidden)
         large = each > MEMORY
         found = [self._by_intervals(domains.select(large))] if large.any() else []
@@ -95,7 +98,7 @@ class InputSplits:
         readers = read_by_activations(graph)
         unstable = [readers[n][0].unstable(z).flatten(1).sum(1) for n, z in self._unpacked(hidden).items()]
         terms = sum(unstable, torch.full((len(hidden),), 1 + len(self.varying), device=hidden.device))
-        return 8 * max(node.size for node in graph.nodes) * terms
+        return 8 * self.widest * terms
 
     def _by_intervals(self, domains: Boxes) -> tuple[Boxes, Tensor]:
         """Bounded by intervals alone, for want of memory; scored by width."""
@@ -204,6 +207,8 @@ class InputSplits:
 
 def outward(low: Tensor, high: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Bounds in another precision that hold if the given ones do."""
+    if low.dtype == dtype:
+        return low, high
     l, u = low.to(dtype), high.to(dtype)
     l = torch.where(l > low, torch.nextafter(l, torch.full_like(l, -math.inf)), l)
     return l, torch.where(u < high, torch.nextafter(u, torch.full_like(u, math.inf)), u)
