@@ -35,7 +35,7 @@ def main() -> None:
         prop = local_robustness(x, label, args.eps, classes=data.classes, lower=data.lower, upper=data.upper)
         result = verify(model, prop, Settings(timeout=args.timeout))
         verdicts[result.verdict.name] += 1
-        remark = "; ".join(s.remark for s in result.stages if s.name == "bab")
+        remark = "; ".join(str(s.search) for s in result.stages if s.search is not None)
         rows.append((index, result.label, result.stage, f"{result.seconds:.2f}", f"{result.proved:.4g}", remark))
     print_table(("index", "verdict", "stage", "wall s", "margin >=", "branch and bound"), rows)
     print(", ".join(f"{name} {count}" for name, count in verdicts.items()))
