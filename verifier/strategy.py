@@ -20,7 +20,7 @@ from verifier.attack.pgd import Fgsm, Pgd
 from verifier.attack.replay import replay
 from verifier.bounds.alpha import Alpha
 from verifier.bounds.crown import Crown
-from verifier.bounds.enclosure import enclose
+from verifier.bounds.enclosure import forward_error
 from verifier.bounds.interval import IntervalBounds
 from verifier.bounds.lp import LpBounds
 from verifier.encoding import encode
@@ -30,10 +30,10 @@ from verifier.program import SolveOptions
 from verifier.search.bab import BranchAndBound, Task
 from verifier.simplify import simplified
 from verifier.spec.property import Property
-from verifier.types import Bounds, Box, Interval
+from verifier.types import Bounds, Interval
 from verifier.verdict import Result, SearchStatistics, StageReport, Verdict
 
-ALLOWANCE = 16
+ALLOWANCE = 2
 SOLVER_TOLERANCE = 1e-6
 TIGHTENING_SHARE = 0.25
 
@@ -109,16 +109,14 @@ class Question:
         self.box = self.prop.region.box().to(self.graph.device)
         C, d, self.sets = self.prop.rows
         self.C, self.d = C.to(self.graph.device), d.to(self.graph.device)
-        self.allowance = self._rounding_allowance(C, d)
+        self.allowance = self._rounding_allowance()
 
-    def _rounding_allowance(self, C: Tensor, d: Tensor) -> float:
-        """How far a bound must lie above zero to count: many times what rounding does to one forward pass.
+    def _rounding_allowance(self) -> float:
+        """How far a bound must lie above zero to count: twice what rounding does to a forward pass in the region.
 
         It keeps huge intermediate values from passing for proofs until a certificate takes its place.
         """
-        centre = self.box.to("cpu").center
-        width = enclose(self.subject.graph.to(torch.float64, "cpu"), Box(centre, centre), C, d).radius
-        return float(ALLOWANCE * width.max())
+        return ALLOWANCE * forward_error(self.graph, self.box, self.C, self.d)
 
     @property
     def remaining(self) -> float:

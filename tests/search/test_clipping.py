@@ -28,7 +28,8 @@ def test_every_point_that_no_row_excludes_is_left(seed: int) -> None:
 def test_a_single_row_is_clipped_to_the_box_around_its_half_space() -> None:
     # t1 + t2 <= -1 within [-1, 1]^2 leaves t1, t2 <= 0.
     start, end = clipped(torch.tensor([[[1.0], [1.0], [1.0]]]), 0.0)
-    assert start.tolist() == [[-1.0, -1.0]] and end.tolist() == [[0.0, 0.0]]
+    assert start.tolist() == [[-1.0, -1.0]]
+    assert (end >= 0).all() and (end < 1e-5).all()  # never less, by rounding, than what is left
 
 
 def test_nan_cuts_nothing_off() -> None:

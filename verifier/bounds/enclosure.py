@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from verifier.bounds.interval import propagate
 from verifier.graph import Graph
 from verifier.ops.base import Activation, Affine, PiecewiseLinear
 from verifier.types import Box, Interval
@@ -37,6 +38,27 @@ def enclose(graph: Graph, box: Box, C: Tensor, d: Tensor) -> Interval:
     rows, spread = center @ C.T + d, radius @ C.abs().T
     reach = (center.abs() + radius) @ C.abs().T + d.abs()
     return _widened(rows, spread, _gamma(C.shape[1] + 2) * reach)
+
+
+def forward_error(graph: Graph, box: Box, C: Tensor, d: Tensor) -> float:
+    """The most that rounding may change in a float64 evaluation of `C . output + d` anywhere in a box."""
+    values, _ = propagate(graph, box)
+    errors = [torch.zeros_like(box.lower)]
+    for node in graph.nodes[1:]:
+        read = [errors[i] for i in node.inputs]
+        if isinstance(node.op, Affine):
+            sizes = [_size(values[i]) for i in node.inputs]
+            gamma = _gamma(sum(size[0].numel() for size in sizes) + 2)
+            errors.append(node.op.magnitude(*read) + gamma * (node.op.magnitude(*sizes) + node.at_zero.abs()))
+        else:
+            steepest = max(map(abs, node.op.slopes)) if isinstance(node.op, PiecewiseLinear) else 1.0
+            errors.append(steepest * read[0] + 8 * UNIT * _size(values[len(errors)]))
+    last = errors[-1].flatten(1) + _gamma(C.shape[1] + 2) * _size(values[-1]).flatten(1)
+    return float((last @ C.abs().T + UNIT * d.abs()).max())
+
+
+def _size(z: Interval) -> Tensor:
+    return torch.maximum(z.lower.abs(), z.upper.abs())
 
 
 def _affine(op: Affine, inputs: list[Interval], at_zero: Tensor) -> Interval:

@@ -19,9 +19,6 @@ from verifier.graph import Graph
 from verifier.ops.base import Activation, Affine, PiecewiseLinear, Relaxation
 from verifier.types import Interval
 
-ROUNDING = 8
-"""How many units of rounding, relative to its terms, a linear function is lowered by: an allowance, not a proof."""
-
 
 @dataclass(frozen=True)
 class SymbolicBounds:
@@ -29,40 +26,53 @@ class SymbolicBounds:
 
     nodes: bounds of every node that activations read. lower: (batch, rows), bounds of the rows. linear: (batch, 1 + k,
     rows), the linear functions of t below the rows. blame: (batch, k, rows), how much of the distance between a row and
-    its linear function is due to each input's width.
+    its linear function is due to each input's width. error: (batch, rows), how much was given up for rounding.
     """
 
     nodes: dict[int, Interval]
     lower: Tensor
     linear: Tensor
     blame: Tensor
+    error: Tensor
 
 
 def symbolic_bounds(graph: Graph, start: Tensor, known: Mapping[int, Interval], C: Tensor, d: Tensor) -> SymbolicBounds:
     """Bounds of the rows C . output + d, C (batch, rows, outputs), d (batch, rows), over boxes of inputs.
 
     start: (batch, 1 + k, *input_shape), the middle of each box and how its inputs depend on every t. known: valid
-    bounds of every node that activations read; the neurons that are unstable under them are bounded anew.
+    bounds of every node that activations read; the neurons that are unstable under them are bounded anew. The error of
+    every rounded operation is bounded (Higham 2002, section 3.1) and paid for.
     """
-    forms, readers = Forms(start.shape[1] - 1), read_by_activations(graph)
+    forms, readers = Forms.of(start), read_by_activations(graph)
     nodes: dict[int, Interval] = {}
     reach: dict[int, Tensor] = {}
-    values = [start]
+    values = [Form(start, torch.finfo(start.dtype).eps * start[:, 0].abs())]
     for index, node in enumerate(graph.nodes):
         if index:
             read = [values[i] for i in node.inputs]
             if isinstance(node.op, Affine):
-                values.append(_through_affine(node.op, node.at_zero if node.has_constant else None, read))
+                values.append(forms.mapped(node.op, node.at_zero if node.has_constant else None, read))
             else:
                 assert isinstance(node.op, Activation)
                 source = node.inputs[0]
                 values.append(forms.activated(node.op, read[0], nodes[source], reach[source]))
         if index in readers:
             nodes[index], reach[index] = forms.tightened(values[index], known[index], readers[index])
-    rows = values[-1].flatten(2) @ C.transpose(1, 2)
+    out = Form(values[-1].terms.flatten(2), values[-1].error.flatten(1))
+    rows = out.terms @ C.transpose(1, 2)
     rows[:, 0] += d
-    linear, blame = forms.below(rows), forms.blame(rows)
-    return SymbolicBounds(nodes, _least(linear), linear, blame)
+    lost = out.error + _gamma(C.shape[2], C.dtype) * forms.size(out.terms)
+    error = (C.abs() @ lost.unsqueeze(2)).squeeze(2) + torch.finfo(d.dtype).eps * d.abs()
+    linear, error = forms.below(Form(rows, error))
+    return SymbolicBounds(nodes, _least(linear), linear, forms.blame(rows), error)
+
+
+@dataclass(frozen=True)
+class Form:
+    """Affine forms of a node: terms (batch, terms, *shape), and how far (batch, *shape) the node may be from them."""
+
+    terms: Tensor
+    error: Tensor
 
 
 @dataclass(frozen=True)
@@ -71,7 +81,8 @@ class Symbols:
 
     start: where they stand among the terms. read: (batch, start, symbols), what each neuron reads. below, above:
     (batch, symbols, 1), the widest distance between the activation and its lower and upper line. reach: (batch, k,
-    symbols), the share of each input in what moves a neuron.
+    symbols), the share of each input in what moves a neuron. onto: (batch, 2, symbols), the size of what a neuron reads
+    and its error; of: (batch, 2, symbols), the size of its lines' offsets and the rounding of its lines.
     """
 
     start: int
@@ -80,84 +91,127 @@ class Symbols:
     below: Tensor
     above: Tensor
     reach: Tensor
+    onto: Tensor
+    of: Tensor
 
 
 @dataclass(eq=False)
 class Forms:
     """Affine forms over terms: the constant, the k inputs t in [-1, 1]^k, then the symbols, layer by layer.
 
-    A form is a tensor (batch, terms, *shape); terms that it lacks at the end are zero.
+    Terms that a form lacks at the end are zero. scale: (batch, terms), how large each term's variable may be.
     """
 
     inputs: int
+    scale: Tensor
     symbols: list[Symbols] = field(default_factory=list)
 
-    @property
-    def terms(self) -> int:
-        last = self.symbols[-1] if self.symbols else None
-        return 1 + self.inputs if last is None else last.start + last.read.shape[2]
+    @classmethod
+    def of(cls, start: Tensor) -> Forms:
+        """Forms over the inputs alone."""
+        return cls(start.shape[1] - 1, start.new_ones(start.shape[:2]))
 
-    def below(self, form: Tensor) -> Tensor:
-        """Linear functions of the inputs (batch, 1 + k, m) below forms (batch, terms, m), even after rounding."""
+    def size(self, form: Tensor) -> Tensor:
+        """The sum (batch, *shape) of the magnitudes of all terms of forms (batch, terms, *shape)."""
+        flat = form.flatten(2).abs()
+        return torch.bmm(self.scale[:, : form.shape[1]].unsqueeze(1), flat).view(len(form), *form.shape[2:])
+
+    def mapped(self, op: Affine, at_zero: Tensor | None, read: list[Form]) -> Form:
+        """The form of an affine op's output; at_zero: its constant."""
+        most = max(form.terms.shape[1] for form in read)
+        padded = [_padded(form.terms, most).flatten(0, 1) for form in read]
+        out = op.homogeneous.forward(*padded).unflatten(0, (len(read[0].terms), most))
+        gamma = _gamma(sum(form.error[0].numel() for form in read), out.dtype)
+        error = op.magnitude(*(form.error + gamma * self.size(form.terms) for form in read))
+        if at_zero is not None:
+            out[:, 0] += at_zero
+            error = error + gamma * at_zero.abs()
+        return Form(out, error)
+
+    def below(self, form: Form) -> tuple[Tensor, Tensor]:
+        """Linear functions of the inputs (batch, 1 + k, m) below forms (batch, terms, m), and what rounding cost."""
+        rows, size = form.terms, self.size(form.terms)
+        error = form.error + _gamma(0, rows.dtype) * size
         for group in reversed(self.symbols):
-            form = _replaced(form, group)[0]
-        rounding = ROUNDING * torch.finfo(form.dtype).eps * form.abs().sum(1, keepdim=True)
-        return torch.cat((form[:, :1] - rounding, form[:, 1:]), 1)
+            if rows.shape[1] > group.start:
+                rows, weight, onto = _replaced(rows, group)
+                read, drift = torch.bmm(group.onto, onto.abs()).unbind(1)
+                offset, slack = torch.bmm(group.of, weight.abs()).unbind(1)
+                size = size + read + offset
+                error = error + drift + slack + _gamma(weight.shape[1], rows.dtype) * size
+        error = error + _gamma(self.inputs, rows.dtype) * size
+        return torch.cat((rows[:, :1] - error.unsqueeze(1), rows[:, 1:]), 1), error
 
     def blame(self, form: Tensor) -> Tensor:
         """How much of the distance between forms (batch, terms, m) and `below` each input is to blame for."""
         total = form.new_zeros(len(form), self.inputs, form.shape[2])
         for group in reversed(self.symbols):
-            form, (above, under) = _replaced(form, group)
-            total = torch.baddbmm(total, group.reach, above * group.below - under * group.above)
+            if form.shape[1] > group.start:
+                form, weight, _ = _replaced(form, group)
+                gap = torch.where(weight >= 0, group.below, group.above)
+                total = torch.baddbmm(total, group.reach, weight.abs() * gap)
         return total
 
-    def tightened(self, form: Tensor, known: Interval, readers: list[Activation]) -> tuple[Interval, Tensor]:
+    def tightened(self, form: Form, known: Interval, readers: list[Activation]) -> tuple[Interval, Tensor]:
         """The bounds of a node, and the share (batch, k, neurons) of each input in what moves its unstable neurons."""
         index, counts = unstable_rows(known, readers)
-        terms, size = form.shape[1], form[0, 0].numel()
-        reach = form.new_zeros(len(form), self.inputs, size)
+        terms, size = form.terms.shape[1], form.error[0].numel()
+        reach = self.scale.new_zeros(len(index), self.inputs, size)
         if not index.shape[1]:
             return known, reach
-        rows = form.flatten(2).gather(2, index.unsqueeze(1).expand(-1, terms, -1))
-        linear = self.below(torch.cat((rows, -rows), 2))
+        rows = form.terms.flatten(2).gather(2, index.unsqueeze(1).expand(-1, terms, -1))
+        error = form.error.flatten(1).gather(1, index)
+        linear, _ = self.below(Form(torch.cat((rows, -rows), 2), torch.cat((error, error), 1)))
         low, negative = _least(linear).chunk(2, 1)
         moved = torch.stack(linear[:, 1:].abs().chunk(2, 2)).mean(0)
         share = moved / moved.sum(1, keepdim=True).clamp(min=torch.finfo(moved.dtype).tiny)
         reach.scatter_(2, index.unsqueeze(1).expand(-1, self.inputs, -1), share)
         return tightened(known, index, counts, low, -negative), reach
 
-    def activated(self, op: Activation, form: Tensor, z: Interval, reach: Tensor) -> Tensor:
+    def activated(self, op: Activation, form: Form, z: Interval, reach: Tensor) -> Form:
         """The form of an activation's output: stable neurons through their exact line, unstable ones as new symbols."""
         index, counts = unstable_rows(z, [op])
         unstable = torch.zeros_like(z.lower, dtype=torch.bool).flatten(1).scatter(1, index, counts).view_as(z.lower)
         lines = op.relax(z, op.initial(z, "adaptive"))
-        terms, start, found = form.shape[1], self.terms, index.shape[1]
-        out = form.new_zeros(len(form), start + found if found else terms, *form.shape[2:])
-        torch.mul(form, torch.where(unstable, 0.0, lines.lower_slope).unsqueeze(1), out=out[:, :terms])
+        slope = torch.where(unstable, 0.0, lines.lower_slope)
+        terms, start, found = form.terms.shape[1], self.scale.shape[1], index.shape[1]
+        out = self.scale.new_zeros(len(index), start + found if found else terms, *z.lower.shape[1:])
+        torch.mul(form.terms, slope.unsqueeze(1), out=out[:, :terms])
         if lines.lower_offset is not None:
             out[:, 0] += torch.where(unstable, 0.0, lines.lower_offset)
-        if not found:
-            return out
-        out[:, start:].flatten(2).scatter_(2, index.unsqueeze(2), counts.to(form.dtype).unsqueeze(2))
-        own = _padded(form.flatten(2).gather(2, index.unsqueeze(1).expand(-1, terms, -1)), start)
-        reach = reach.gather(2, index.unsqueeze(1).expand(-1, self.inputs, -1))
+        if found:
+            out[:, start:].flatten(2).scatter_(2, index.unsqueeze(2), counts.to(out.dtype).unsqueeze(2))
+            self._add(op, form, z, index, reach)
+        return Form(out, slope.abs() * form.error)
+
+    def _add(self, op: Activation, form: Form, z: Interval, index: Tensor, reach: Tensor) -> None:
+        """Add the neurons at flat positions `index` (batch, symbols) of an activation as symbols."""
+        terms, start = form.terms.shape[1], self.scale.shape[1]
         narrow = Interval(z.lower.flatten(1).gather(1, index), z.upper.flatten(1).gather(1, index))
-        self.symbols.append(_symbols(op, start, own, op.relax(narrow, op.initial(narrow, "adaptive")), narrow, reach))
-        return out
+        own = form.terms.flatten(2).gather(2, index.unsqueeze(1).expand(-1, terms, -1))
+        onto = torch.stack((self.size(own), form.error.flatten(1).gather(1, index)), 1)
+        reach = reach.gather(2, index.unsqueeze(1).expand(-1, self.inputs, -1))
+        self.symbols.append(_symbols(op, start, _padded(own, start), narrow, reach, onto))
+        ends = op.interval(narrow)
+        self.scale = torch.cat((self.scale, torch.maximum(ends.lower.abs(), ends.upper.abs())), 1)
 
 
-def _symbols(op: Activation, start: int, read: Tensor, lines: Relaxation, z: Interval, reach: Tensor) -> Symbols:
-    """The symbols of neurons with the lines and bounds (batch, symbols)."""
-    points = [z.lower, z.upper, *_bends(op, z)]
-    below, above = torch.zeros_like(z.lower), torch.zeros_like(z.lower)
-    for point in points:
+def _symbols(op: Activation, start: int, read: Tensor, z: Interval, reach: Tensor, onto: Tensor) -> Symbols:
+    """The symbols of neurons with the bounds z (batch, symbols)."""
+    lines = op.relax(z, op.initial(z, "adaptive"))
+    zero = torch.zeros_like(z.lower)
+    offsets = [zero if o is None else o for o in (lines.lower_offset, lines.upper_offset)]
+    below, above = zero, zero
+    for point in (z.lower, z.upper, *_bends(op, z)):
         value = op.forward(point)
-        low, high = lines.lower_slope * point, lines.upper_slope * point
-        below = torch.maximum(below, value - (low if lines.lower_offset is None else low + lines.lower_offset))
-        above = torch.maximum(above, (high if lines.upper_offset is None else high + lines.upper_offset) - value)
+        below = torch.maximum(below, value - lines.lower_slope * point - offsets[0])
+        above = torch.maximum(above, lines.upper_slope * point + offsets[1] - value)
+    offset = torch.maximum(offsets[0].abs(), offsets[1].abs())
+    steepest = torch.maximum(lines.lower_slope.abs(), lines.upper_slope.abs())
+    size = steepest * torch.maximum(z.lower.abs(), z.upper.abs()) + offset
+    of = torch.stack((offset, _gamma(8, size.dtype) * size), 1)
     columns = Relaxation(*(None if t is None else t.unsqueeze(2) for t in vars(lines).values()))  # type: ignore[arg-type]
-    return Symbols(start, read, columns, below.unsqueeze(2), above.unsqueeze(2), reach)
+    return Symbols(start, read, columns, below.unsqueeze(2), above.unsqueeze(2), reach, onto, of)
 
 
 def _bends(op: Activation, z: Interval) -> list[Tensor]:
@@ -167,19 +221,20 @@ def _bends(op: Activation, z: Interval) -> list[Tensor]:
     return [z.lower.clamp(min=point).minimum(z.upper) for point in op.breakpoints]
 
 
-def _replaced(form: Tensor, group: Symbols) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """Forms below, without the symbols of a group (the last ones left), and the symbols' weights by sign."""
-    if form.shape[1] <= group.start:
-        none = form.new_zeros(len(form), group.read.shape[2], form.shape[2])
-        return form, (none, none)
+def _replaced(form: Tensor, group: Symbols) -> tuple[Tensor, Tensor, Tensor]:
+    """Forms below, without the symbols of a group (the last ones left).
+
+    Also how much each symbol weighed in them, and with which factor what it reads took its place.
+    """
     weight, lines = form[:, group.start :], group.lines
     above = weight.clamp(min=0)
     under = weight - above
-    form = torch.baddbmm(form[:, : group.start], group.read, above * lines.lower_slope + under * lines.upper_slope)
+    onto = above * lines.lower_slope + under * lines.upper_slope
+    form = torch.baddbmm(form[:, : group.start], group.read, onto)
     for side, offset in ((above, lines.lower_offset), (under, lines.upper_offset)):
         if offset is not None:
             form[:, 0] += (side * offset).sum(1)
-    return form, (above, under)
+    return form, weight, onto
 
 
 def _least(linear: Tensor) -> Tensor:
@@ -193,10 +248,6 @@ def _padded(form: Tensor, terms: int) -> Tensor:
     return form if not missing else torch.cat((form, form.new_zeros(len(form), missing, *form.shape[2:])), 1)
 
 
-def _through_affine(op: Affine, at_zero: Tensor | None, read: list[Tensor]) -> Tensor:
-    most = max(form.shape[1] for form in read)
-    padded = [_padded(form, most) for form in read]
-    out = op.forward(*(form.flatten(0, 1) for form in padded)).unflatten(0, padded[0].shape[:2])
-    if at_zero is not None:
-        out[:, 1:] -= at_zero
-    return out
+def _gamma(terms: int, dtype: torch.dtype) -> float:
+    """Relative to the magnitudes of so many terms, more than their sum of products errs by, in any order."""
+    return (terms + 8) * torch.finfo(dtype).eps

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import ClassVar
 
 import torch
@@ -20,6 +21,16 @@ class Affine(Op):
     """An affine map. A subclass gives `forward`; everything else follows, and may be overridden to be faster."""
 
     mixing: ClassVar[bool] = True  # False when every input coordinate is read by at most one output coordinate and v.v.
+
+    @cached_property
+    def homogeneous(self) -> Affine:
+        """The same map without its constant."""
+        changes: dict[str, Tensor | None] = {}
+        if hasattr(self, "bias"):
+            changes["bias"] = None
+        if hasattr(self, "shift"):
+            changes["shift"] = torch.zeros_like(self.shift)
+        return replace(self, **changes) if changes else self
 
     def magnitude(self, *radii: Tensor) -> Tensor:
         """The map with absolute coefficients and no constant. This default fits nonnegative coefficients."""

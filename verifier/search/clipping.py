@@ -16,13 +16,15 @@ def best_combination(linear: Tensor) -> tuple[Tensor, Tensor]:
     """
     least = linear[:, 0] - linear[:, 1:].abs().sum(1)
     best, row = least.max(1)
+    size = linear.abs().sum(1).amax(1, keepdim=True).clamp(min=torch.finfo(linear.dtype).tiny)
     form = linear.gather(2, row.view(-1, 1, 1).expand(-1, linear.shape[1], 1)).squeeze(2)
     if linear.shape[2] == 1:
         return best, form
-    size = linear.abs().sum(1).amax(1, keepdim=True).clamp(min=torch.finfo(linear.dtype).tiny)
+    rounding = torch.finfo(linear.dtype).eps * (linear.shape[1] + linear.shape[2]) * size
     weights = (least / size).softmax(1)
     for _ in range(STEPS):
         combined = (linear @ weights.unsqueeze(2)).squeeze(2)
+        combined[:, :1] -= rounding
         value = combined[:, 0] - combined[:, 1:].abs().sum(1)
         better = value > best
         best = torch.where(better, value, best)
@@ -42,7 +44,8 @@ def clipped(linear: Tensor, enough: float) -> tuple[Tensor, Tensor]:
     for row in linear.unbind(2):
         constant, a = row[:, :1], row[:, 1:]
         least = torch.minimum(a * start, a * end)
-        limit = (enough - constant - least.sum(1, keepdim=True) + least) / a
+        rounding = 2 * row.shape[1] * torch.finfo(row.dtype).eps * row.abs().sum(1, keepdim=True)
+        limit = (enough - constant + rounding - least.sum(1, keepdim=True) + least) / a
         end = torch.where(a > 0, torch.minimum(end, limit), end)
         start = torch.where(a < 0, torch.maximum(start, limit), start)
     return start, end

@@ -25,8 +25,8 @@ from verifier.types import Box, Interval
 MOST_UNEVEN = 16
 """How much wider than another, relative to the region, an input of a subdomain may stay."""
 
-COARSER = 2.0**29
-"""How much coarser float32 is than float64."""
+COARSE = 8
+"""A float32 bound is computed again if this many times its rounding error would close the subdomain."""
 
 NARROW = 2.0**-16
 """Boxes narrower than this, relative to their middle, are too small for float32."""
@@ -118,20 +118,19 @@ class InputSplits:
     def _screened(self, domains: Boxes) -> tuple[Boxes, Tensor]:
         """Bounded in float32; in float64 where that is too coarse."""
         if not self.screening:
-            return self._bounded(domains, *self.exact, 0.0)
-        coarse = COARSER * self.enough
+            return self._bounded(domains, *self.exact)[:2]
         center, radius = (domains.low + domains.high) / 2, (domains.high - domains.low) / 2
         narrow = (radius < NARROW * center.abs()).all(1)
-        boxes, points = self._bounded(domains, *self.quick, coarse)
-        again = ~(boxes.lower > self.enough) & ((boxes.lower > -2 * coarse) | narrow)
+        boxes, points, error = self._bounded(domains, *self.quick)
+        again = ~(boxes.lower > self.enough) & ((boxes.lower + COARSE * error > self.enough) | narrow)
         self.screening = 2 * int(again.sum()) <= len(domains)
         if not again.any():
             return boxes, points
-        exact, better = self._bounded(domains.select(again), *self.exact, 0.0)
+        exact, better, _ = self._bounded(domains.select(again), *self.exact)
         return joined([boxes.select(~again), exact]), torch.cat((points, better))
 
-    def _bounded(self, domains: Boxes, graph: Graph, rows: Rows, error: float) -> tuple[Boxes, Tensor]:
-        """Bounded in the precision of the graph, whose rounding costs a margin at most `error`.
+    def _bounded(self, domains: Boxes, graph: Graph, rows: Rows) -> tuple[Boxes, Tensor, Tensor]:
+        """Bounded in the precision of the graph; also points to try, and what rounding cost the bounds (n,).
 
         The parts of the boxes where a linear bound exceeds `enough` are cut off.
         """
@@ -141,7 +140,7 @@ class InputSplits:
         radius = radius + torch.finfo(radius.dtype).eps * (center.abs() + radius)  # the middle is rounded, too
         C, d = rows.C[domains.unsafe], rows.d[domains.unsafe]
         known = self._unpacked(domains.hidden.to(graph.dtype))
-        found = symbolic_bounds(graph, self._start(center, radius), known, C, d - error)
+        found = symbolic_bounds(graph, self._start(center, radius), known, C, d)
         best, linear = best_combination(found.linear)
         forms = torch.cat((linear.unsqueeze(2), found.linear), 2)
         start, end = clipped(forms, self.enough)
@@ -159,7 +158,7 @@ class InputSplits:
         domains.hidden = _packed(found.nodes, center)
         domains.score = (found.blame.amax(2) * (end - start).clamp(min=0)).to(domains.low)
         corner = torch.where(linear[:, 1:] > 0, domains.low, domains.high)
-        return domains, self._inputs(corner[~done])
+        return domains, self._inputs(corner[~done]), found.error.amax(1).to(domains.lower)
 
     def _start(self, center: Tensor, radius: Tensor) -> Tensor:
         """The forms of the inputs, (n, 1 + k, *input_shape): the middle, and half the width for every varying input."""
