@@ -64,7 +64,7 @@ class Files:
 
 def bounds(analysis: Analysis, statement: Statement) -> Domains:
     with np.errstate(all="ignore"):
-        return analysis.bounds(*statement.box, {})
+        return analysis.bounds(statement.box, {})
 
 
 def row_bounds(analysis: Analysis, statement: Statement) -> list[Fraction]:
@@ -95,7 +95,8 @@ def shifted(files: Files, lift: float, arithmetic: type[Exact | Rounded] = Exact
 def flat_proof(files: Files, tree: Callable[[Statement], Tree] | None = None, **options: bool) -> Proof:
     """A proof whose trees are all alike: by default a single leaf about the first row."""
     make = tree or (lambda s: leaf(s))
-    return Proof([make(s) for s in files.statements], [True] * len(files.network.activations), **options)
+    refine = [True] * len(files.network.activations)
+    return Proof([make(s) for s in files.statements], refine=refine, **options)
 
 
 def leaf(statement: Statement, **more: dict) -> Leaf:

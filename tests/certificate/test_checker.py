@@ -13,6 +13,7 @@ import pytest
 import torch
 from certified import (
     ARITHMETICS,
+    NO_HINTS,
     Files,
     bounds,
     flat_proof,
@@ -24,11 +25,16 @@ from certified import (
     shifted,
 )
 from nets import mlp, samples
+from test_simplify import with_copies
 
 from verifier.attack.exact import exact_output
 from verifier.certificate import checker
-from verifier.certificate.checker import Exact, Refused, Rounded
+from verifier.certificate.checker import Analysis, Exact, Refused, Rounded
+from verifier.certificate.reading import Network
 from verifier.certificate.writer import Leaf, Proof, Split, write
+from verifier.graph import GraphBuilder
+from verifier.ops.affine import Linear
+from verifier.ops.relu import ReLU
 from verifier.ops.smooth import Sigmoid, Tanh
 from verifier.spec.property import HalfSpaces, Property, Region, exact
 
@@ -176,7 +182,7 @@ def test_runs_alone(tmp_path: Path) -> None:
     """Copied to an empty folder, without this package."""
     files = shifted(random_files(3), 1e-6)
     folder = Path(checker.__file__).parent
-    for name in ("checker.py", "reading.py"):
+    for name in ("checker.py", "arithmetic.py", "reading.py"):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
     (tmp_path / "c.cert").write_bytes(write(files.model, files.text, flat_proof(files)))
     (tmp_path / "m.onnx").write_bytes(files.model)
@@ -195,6 +201,44 @@ runpy.run_path("checker.py", run_name="__main__")
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1 and done.stdout.startswith("REFUSED: the certificate is about another property")
     assert not done.stderr
+
+
+def test_mirrored_neurons_are_one() -> None:
+    """x - relu(x) + relu(-x) = 0: relaxed one by one, the two cost precision; merged, nothing, in real arithmetic."""
+    builder = GraphBuilder((1,))
+    layer = Linear(torch.tensor([[1.0], [-1.0], [1.0]]), torch.tensor([0.0, 0.0, 5.0]))
+    hidden = builder.add(ReLU(), builder.add(layer, 0))
+    builder.add(Linear(torch.tensor([[-1.0, 1.0, 1.0]]), torch.tensor([-4.75])), hidden)
+    row = HalfSpaces(torch.ones(1, 1).double(), torch.zeros(1).double())
+    files = Files.of(builder.finish(), Property(Region(exact(np.array([-1.0])), exact(np.array([1.0]))), (row,)))
+    for merge in (False, True):
+        certificate = write(files.model, files.text, Proof([Leaf()], merge=merge), "real")
+        if not merge:
+            with pytest.raises(Refused, match="not proved"):
+                checker.check(certificate, files.model, files.text)
+            continue
+        assert checker.check(certificate, files.model, files.text).margin == 0.25
+    with pytest.raises(Refused, match="float32 claim"):
+        checker.check(write(files.model, files.text, Proof([Leaf()], merge=True)), files.model, files.text)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_merging_keeps_the_function(seed: int) -> None:
+    """At a point, the bounds of a network with copies of neurons are those of what it computes."""
+    graph = with_copies(seed)
+    x = np.random.default_rng(seed).normal(size=4).astype(np.float32)
+    unit = HalfSpaces(torch.eye(3, dtype=torch.float64), torch.zeros(3).double())
+    files = Files.of(graph, Property(Region(exact(x), exact(x)), (unit,)))
+    network = Network(files.model, merge=True)
+    assert network.merged and [network.nodes[j].size for j in network.activations] == [5, 5]
+    y = exact_output(graph, exact(x))
+    for arithmetic in ARITHMETICS:
+        hints = {**NO_HINTS, "refine": [1, 1]}
+        analysis = Analysis(network, arithmetic(), False, hints)
+        d = analysis.bounds(files.statements[0].box, {})
+        every = np.arange(3) * 0
+        found = analysis.arithmetic.fractions(analysis.pull(network.output, np.eye(3), every, d, every, {}))
+        assert all(0 <= value - bound < Fraction(1, 10**9) for bound, value in zip(found, y, strict=True))
 
 
 def test_arithmetics_refuse_what_is_no_number() -> None:

@@ -123,7 +123,7 @@ def test_operators_agree_with_onnxruntime(name: str) -> None:
             for single in (False, True):
                 hints = {**NO_HINTS, "refine": [0] * len(network.activations)}
                 with np.errstate(all="ignore"):
-                    d = Analysis(network, arithmetic, single, hints).bounds(point, point, {})
+                    d = Analysis(network, arithmetic, single, hints).bounds((point, point), {})
                 low, high = (network.output.gather(side)[0] for side in (d.lower, d.upper))
                 assert low.shape == y.shape
                 if single and name not in ("Sigmoid", "Tanh"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import brute_force
 import numpy as np
 import pytest
@@ -9,9 +11,9 @@ import torch
 from certified import Files, bounds, flat_proof, leaf, neuron_tree, random_files, shifted
 
 from verifier.certificate import checker
-from verifier.certificate.checker import unpack
 from verifier.certificate.format import pack
-from verifier.certificate.writer import Leaf, Proof, Split, Tree, quantised, write
+from verifier.certificate.reading import Case as Statement
+from verifier.certificate.writer import Leaf, Lemma, Proof, Split, Tree, quantised, write
 from verifier.errors import SpecificationError
 from verifier.graph import GraphBuilder
 from verifier.ops.affine import Linear
@@ -35,24 +37,24 @@ def test_random_hints_give_valid_bounds(seed: int) -> None:
     sizes = [files.network.nodes[j].size for j in files.network.activations]
     neurons = [(number, i) for number, size in enumerate(sizes) for i in range(size)]
 
+    slots = [(neuron, bool(draw.random() < 0.5)) for neuron in neurons if draw.random() < 0.7]
+
     def hinted(tree: Tree) -> Tree:
         if isinstance(tree, Split):
             return Split(tree.at, tree.point, hinted(tree.below), hinted(tree.above))
-        slopes = {neuron: float(draw.uniform(-0.5, 1)) for neuron in neurons if draw.random() < 0.7}
         extra = {neuron: float(draw.normal()) for neuron in neurons if draw.random() < 0.7}
-        return Leaf(tree.weights, slopes, extra)
+        return Leaf(tree.weights, draw.uniform(-0.5, 1, len(slots)) if draw.random() < 0.8 else None, extra)
 
-    certificate = write(files.model, files.text, flat_proof(files, lambda s: hinted(neuron_tree(files.analysis(), s))))
-    header = unpack(certificate)
-    arrays = {name: header.pop(name) for name, _ in header.pop("arrays")}
-    codes = len(arrays["codes"])
-    arrays |= {f"lemma.{i}": draw.integers(0, codes + 1, (2, size)) for i, size in enumerate(sizes)}
-    arrays["slots"] = np.stack([*arrays["slots"][:2], draw.integers(0, 2, arrays["slots"].shape[1])])
+    def drawn(statement: Statement) -> Tree:
+        return hinted(neuron_tree(files.analysis(), statement))
+
+    lemmas = [Lemma(neuron, bool(side), drawn(files.statements[0])) for neuron in neurons for side in range(2)]
+    proof = replace(flat_proof(files, drawn), slots=slots, lemmas=draw.permutation(lemmas)[:6])  # type: ignore[call-overload]
     truth = brute_force.worst(files.graph, files.prop).rows
     sets = files.prop.rows[2].numpy()
     first = [truth[np.nonzero(sets == k)[0][0]] for k in range(len(files.prop.unsafe))]
-    for content in (certificate, pack(header, arrays)):
-        assert margin(files, content) <= min(first) + 1e-7
+    for some in (proof, replace(proof, lemmas=())):
+        assert margin(files, write(files.model, files.text, some)) <= min(first) + 1e-7
 
 
 def valley() -> Files:
@@ -68,10 +70,11 @@ def test_slopes_and_split_multipliers_close_the_gap() -> None:
     files = valley()
 
     def proved(tree: Tree) -> float:
-        return margin(files, write(files.model, files.text, flat_proof(files, lambda s: tree)))
+        proof = replace(flat_proof(files, lambda s: tree), slots=[((0, 1), False)])
+        return margin(files, write(files.model, files.text, proof))
 
     assert proved(Leaf()) == pytest.approx(9, abs=1e-4)
-    assert proved(Leaf(slopes={(0, 1): 1 / 3})) == pytest.approx(10, abs=1e-4)
+    assert proved(Leaf(slopes=np.array([1 / 3]))) == pytest.approx(10, abs=1e-4)
     assert proved(Split((0, 1), 0.0, Leaf(), Leaf())) == pytest.approx(6, abs=1e-4)
     below, above = Leaf(extra={(0, 1): 1.0}), Leaf(extra={(0, 1): -2.0})
     assert proved(Split((0, 1), 0.0, below, above)) == pytest.approx(10, abs=1e-4)
@@ -87,12 +90,13 @@ def test_leaves_are_small() -> None:
 
     def grow(depth: int) -> Tree:
         if not depth:
-            drawn = {neuron: float(draw.normal()) for neuron in neurons}
-            return Leaf(leaf(files.statements[0]).weights, drawn, drawn)
+            extra = {neuron: float(draw.normal()) for neuron in neurons}
+            return Leaf(leaf(files.statements[0]).weights, draw.uniform(0, 1, len(neurons)), extra)
         return Split(neurons[depth % len(neurons)], 0.0, grow(depth - 1), grow(depth - 1))
 
     trees = [grow(7), *(leaf(s) for s in files.statements[1:])]
-    assert len(write(files.model, files.text, Proof(trees))) < 300 * 128
+    slots = [(neuron, False) for neuron in neurons]
+    assert len(write(files.model, files.text, Proof(trees, slots=slots))) < 300 * 128
 
 
 def test_weights_become_small_integers() -> None:

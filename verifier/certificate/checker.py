@@ -1,8 +1,8 @@
 """A stand-alone checker of certificates: `python checker.py CERT --model M.onnx --property P.vnnlib`.
 
-It trusts nobody: with `reading.py` beside it, it reads model and property itself, recomputes every bound, and needs
-only numpy and onnx. A certificate (see format.py) holds a tree of splits for every unsafe set of the property, and
-hints that can make a bound weak but never wrong, by weak duality: for ANY multipliers s, with l <= z <= u,
+It trusts nobody: with `reading.py` and `arithmetic.py` beside it, it reads model and property itself, recomputes every
+bound, and needs only numpy and onnx. A certificate (see format.py) holds a tree of splits for every unsafe set of the
+property, and hints that can make a bound weak but never wrong, by weak duality: for ANY multipliers s and l <= z <= u,
 
     y = W x + b:    s.y = (W^T s).x + s.b
     a = act(z):     v.a >= s.z + sum_j min over z_j in [l_j, u_j] of (v_j act(z_j) - s_j z_j),
@@ -10,15 +10,11 @@ hints that can make a bound weak but never wrong, by weak duality: for ANY multi
 so that pulling a combination of outputs back to the input, op by op, leaves a lower bound. In float32 an op computes
 y + e, |e| <= gamma_{n+2} (|W| |x| + |b|) + underflow, in any order of summation (Higham 2002, section 3.1); paying
 |s|.e makes every bound hold for computed values and for exact ones alike.
-
-Two arithmetics, both rigorous, without tolerance. Exact: integers, matrix products by limbs so small that float64
-multiplies and adds them without rounding. Rounded: float64 with a bound on every rounding error.
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
 import gzip
 import hashlib
 import itertools
@@ -26,7 +22,7 @@ import json
 import math
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -34,131 +30,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 if __package__:
-    from verifier.certificate.reading import SMOOTH, Case, Network, Node, Refused, Weight, logistic, need, read_property
-else:  # run as a file, with reading.py beside it
-    from reading import SMOOTH, Case, Network, Node, Refused, Weight, logistic, need, read_property  # type: ignore
+    from verifier.certificate.arithmetic import MORE, TINY, Exact, Number, Rounded
+    from verifier.certificate.reading import SMOOTH, Array, Case, Network, Node, Refused, logistic, need, read_property
+else:  # run as a file, with the other two beside it
+    from arithmetic import MORE, TINY, Exact, Number, Rounded  # type: ignore
+    from reading import SMOOTH, Array, Case, Network, Node, Refused, logistic, need, read_property  # type: ignore
 
 MAGIC, LEAF, INPUT = b"NN certificate 1\n", 0, 1  # kinds of tree nodes; kind 2 + i splits the input of activation i
 TYPES = {"kind": "<u4", "position": "<u4", "point": "<f8", "weights": "<u2", "code": "<u4", "extra": "<f4",
-         "slots": "<u4", "codes": "|u1", "lemma": "<u4"}  # fmt: skip
+         "slots": "<u4", "codes": "|u1", "target": "<u4"}  # fmt: skip
 MOST_BYTES, MOST_SPLITS, BATCH, EXACT_WORK = 1 << 28, 2000, 1 << 16, 1 << 25  # work: about a minute of exact arithmetic
-UNIT, TINY, MORE = 2.0**-53, 2.0**-1000, 1 + 2.0**-20  # MORE covers the rounding of sums of nonnegative terms
 UNIT32, SMALL32, LARGE32 = 2.0**-24, 2.0**-148, 2.0**126
-Array = np.ndarray
-Number = Any  # a float64 array, taken exactly, or a pair that stands for such an array in an arithmetic
-Bilinear = Callable[[Array, Array], Array]
-
-
-def limbs(x: Array, bits: int) -> tuple[list[Array], int]:
-    """x as sum_i piece_i 2^(low + i bits), pieces integers below 2^bits in magnitude; and low."""
-    need(np.isfinite(x).all(), "a number is NaN or infinite")
-    mantissa, exponent = np.frexp(x)
-    whole = (mantissa * 2.0**53).astype(np.int64)
-    last = np.frexp((whole & -whole).astype(np.float64))[1] - 54 + exponent
-    low, top = int(last.min(where=whole != 0, initial=2000)), int(exponent.max(where=whole != 0, initial=-2000))
-    pieces = []
-    for shift in reversed(range(low, top, bits)):
-        pieces.append(np.trunc(np.ldexp(x, -shift)))
-        x = x - np.ldexp(pieces[-1], shift)
-    return (pieces[::-1], low) if pieces else ([np.zeros_like(x)], 0)
-
-
-class Exact:
-    """Pairs (integers, exponent) stand for integers * 2^exponent; only multipliers and bounds are rounded, safely."""
-
-    name, keeps = "exact arithmetic", 40  # keeps: bits of a multiplier or bound
-
-    def __init__(self) -> None:
-        self.limbs = functools.cache(lambda weight, bits: limbs(weight.array, bits))
-
-    def number(self, x: Number) -> tuple[Any, int]:
-        if isinstance(x, tuple):
-            return x
-        pieces, low = limbs(x, 60)
-        return sum(p.astype(np.int64).astype(object) << 60 * i for i, p in enumerate(pieces)), low
-
-    def total(self, parts: list[Number]) -> Number:
-        numbers = [self.number(part) for part in parts]
-        low = min(e for _, e in numbers)
-        return sum(i << (e - low) for i, e in numbers), low
-
-    def product(self, f: Bilinear, x: Array, weight: Weight, terms: int) -> Number:
-        """f(x, weight) for a bilinear f whose values are sums of at most `terms` products."""
-        bits = (49 - terms.bit_length()) // 2
-        (xs, low), (ws, base) = limbs(x, bits), self.limbs(weight, bits)
-        need(min(len(xs), len(ws)) <= 8 and bits > 4, "numbers of too different sizes meet in one op")
-        result: Any = 0
-        for k in range(len(xs) + len(ws) - 1):  # sums of 8 products of limbs stay below 2^52: float64 is exact
-            group: Any = sum(f(xs[i], ws[k - i]) for i in range(len(xs)) if 0 <= k - i < len(ws))
-            result = result + (group.astype(np.int64).astype(object) << k * bits)
-        return result, low + base
-
-    def least(self, v: Number, s: Array, pairs: list[tuple[Array, Array]]) -> Number:
-        """By row, sum_j min over pairs (p, q) of v_j p_j - s_j q_j."""
-        (v, ve), (s, se) = self.number(v), self.number(s)
-        v, s = v << max(ve - se, 0), s << max(se - ve, 0)
-        points, scale = self.number(np.stack(np.broadcast_arrays(*itertools.chain(*pairs))))
-        terms = [v * points[i] - s * points[i + 1] for i in range(0, len(points), 2)]
-        return functools.reduce(np.minimum, terms).sum(axis=1), min(ve, se) + scale
-
-    def near(self, v: Number) -> Array:
-        return np.ldexp(v[0].astype(np.float64), v[1]) if isinstance(v, tuple) else v
-
-    def down(self, v: Number) -> Array:
-        """Floats of few bits that are not above v."""
-        whole, low = self.number(v)
-        shift = np.maximum(np.frexp(whole.astype(np.float64))[1] - self.keeps, max(0, -1000 - low))
-        return np.ldexp((whole >> shift.astype(object)).astype(np.float64), low + shift)
-
-    def multiplier(self, s: Array, reach: Array) -> Array:
-        """s rounded such that |change| * reach is small beside the greatest |s| * reach of the row."""
-        greatest = (np.abs(s) * reach).max(axis=1, keepdims=True)
-        step = np.frexp(np.divide(greatest, reach, out=np.zeros_like(s), where=reach > 0))[1] - self.keeps
-        return np.where((reach > 0) & (greatest > 0), np.ldexp(np.rint(np.ldexp(s, -step)), step), 0.0)
-
-    def fractions(self, v: Number) -> list[Fraction]:
-        return [int(i) * Fraction(2) ** v[1] for i in v[0]]
-
-
-class Rounded:
-    """Pairs (float64 array, bound of its error)."""
-
-    name = "outward-rounded float64, a sample of leaves exactly"
-
-    def number(self, x: Number) -> tuple[Array, Any]:
-        return x if isinstance(x, tuple) else (x, 0.0)
-
-    def total(self, parts: list[Number]) -> Number:
-        values, errors = zip(*map(self.number, parts), strict=True)
-        mass = sum(np.abs(v) for v in values)
-        return sum(values), (sum(errors) + len(parts) * UNIT * mass) * MORE + TINY
-
-    def product(self, f: Bilinear, x: Array, weight: Weight, terms: int) -> Number:
-        w = weight.array
-        return f(x, w), f(np.abs(x), np.abs(w)) * ((terms + 2) * UNIT * MORE) + TINY * terms
-
-    def least(self, v: Number, s: Array, pairs: list[tuple[Array, Array]]) -> Number:
-        v, error = self.number(v)
-        if s is v:  # all pairs are (z, z)
-            p = functools.reduce(np.maximum, [np.abs(p) for p, _ in pairs])
-            return np.zeros(len(v)), ((error * p).sum(axis=1) + TINY * v.shape[1]) * MORE
-        low = functools.reduce(np.minimum, [v * p - s * q for p, q in pairs])
-        p, q = (functools.reduce(np.maximum, map(np.abs, side)) for side in zip(*pairs, strict=True))
-        mass = (low.shape[1] + 8) * UNIT * (np.abs(v) * p + np.abs(s) * q) + error * p
-        return low.sum(axis=1), (mass.sum(axis=1) + TINY * low.shape[1]) * MORE
-
-    def near(self, v: Number) -> Array:
-        return self.number(v)[0]
-
-    def down(self, v: Number) -> Array:
-        value, error = self.number(v)
-        return np.nextafter(value - error, -math.inf)
-
-    def multiplier(self, s: Array, reach: Array) -> Array:
-        return s
-
-    def fractions(self, v: Number) -> list[Fraction]:
-        return [Fraction(x) for x in self.down(v).tolist()]  # NaN and infinity raise
 
 
 # --- Bounds. ----------------------------------------------------------------------------------------------------------
@@ -180,6 +62,7 @@ def cut(lower: Array, upper: Array, at: tuple[int, int], side: int, point: float
     lower[at], upper[at] = (max(lower[at], point), upper[at]) if side > 0 else (lower[at], min(upper[at], point))
 
 
+Sides = tuple[Array, Array]  # lower and upper
 Splits = dict[int, list[tuple[int, int, int, float, float]]]  # by node: region, position, side, point, extra multiplier
 
 
@@ -277,20 +160,33 @@ class Analysis:
             slopes[side[columns], rows[:, None], position[columns]] = stated
         return slopes
 
-    def bounds(self, lower: Array, upper: Array, splits: Splits, base: Domains | None = None) -> Domains:
-        """All about d regions of inputs between lower and upper (d, inputs), cut by splits.
+    def bounds(
+        self, box: Sides, splits: Splits, base: Domains | None = None, known: Any = None, until: int | None = None
+    ) -> Domains:
+        """All about d regions of inputs in boxes (lower, upper), each (d, inputs), cut by splits, up to node `until`.
 
-        base: all about one region that holds them, to be taken over instead of computed anew.
+        base: all about one region that holds them, to be taken over instead of computed anew. known: valid bounds of
+        the inputs of activations, to be improved.
         """
+        lower, upper = box
         error = (np.maximum(np.abs(lower), np.abs(upper)) * (UNIT32 * MORE) + SMALL32) * self.single
         d = Domains(np.zeros(len(lower), dtype=bool))
         d.lower += [np.zeros((1, 1)), np.nextafter(lower - error, -math.inf)]
         d.upper += [np.zeros((1, 1)), np.nextafter(upper + error, math.inf)]
-        for j, node in enumerate(self.network.nodes[2:], start=2):
+        for j, node in enumerate(self.network.nodes[2:until], start=2):
             if node.op != "affine":
                 l, u = base.z[j] if base else (node.gather(d.lower), node.gather(d.upper))
                 l, u = (np.broadcast_to(x, (len(lower), node.size)).copy() for x in (l, u))
-                self.settle(j, l, u, d, splits, base is None)
+                if known:
+                    l, u = np.maximum(l, known[j][0]), np.minimum(u, known[j][1])
+                for i, position, side, point, _ in splits.get(j, ()):
+                    cut(l, u, (i, position), side, point)
+                if not base:
+                    self.refine(j, l, u, d)
+                    if not known:
+                        self.prove(j, l, u, d, box)
+                d.empty |= (l > u).any(axis=1)
+                d.z[j], d.slopes[j] = (l, u), self.default_slopes(node, l, u)
                 values = [node.values(z, self.single) for z in (l, u, *(np.clip(b, l, u) for b in node.breaks))]
                 l, u = np.minimum.reduce([low for low, _ in values]), np.maximum.reduce([high for _, high in values])
             elif base:
@@ -321,25 +217,57 @@ class Analysis:
         low, high = np.nextafter(node.bias - error * MORE, -math.inf), np.nextafter(node.bias + error * MORE, math.inf)
         return (low, high) if error.any() else (node.bias, node.bias)
 
-    def settle(self, j: int, l: Array, u: Array, d: Domains, splits: Splits, refine: bool) -> None:
-        """Tighten, in place, bounds (d, n) of an activation's inputs by splits and backward passes; record them."""
+    def refine(self, j: int, l: Array, u: Array, d: Domains) -> None:
+        """Improve, in place, bounds (d, n) of an activation's undecided inputs by backward passes."""
         node, number = self.network.nodes[j], self.network.activations.index(j)
-        for i, position, side, point, _ in splits.get(j, ()):
-            cut(l, u, (i, position), side, point)
-        if refine and self.hints["refine"][number]:
-            is_open = np.any([(l < b) & (b < u) for b in node.breaks], axis=0) | ((l < u) & (node.op in SMOOTH))
-            step = max(8, BATCH // max(math.prod(n.shape[:3]) + n.size for n in self.network.nodes[: j + 1]))
-            codes = self.hints.get(f"lemma.{number}", np.zeros((2, node.size), dtype=int))
-            regions, places = np.nonzero(is_open)
-            for i in range(0, len(regions), step):
-                at = region, place = regions[i : i + step], places[i : i + step]
-                rows, count = np.zeros((2, len(region), node.size)), np.arange(len(region))
-                rows[0, count, place], rows[1, count, place] = 1, -1
-                found = self.pull(node, rows.reshape(-1, node.size), np.tile(region, 2), d, codes[:, place].ravel(), {})
-                low, high = self.arithmetic.down(found).reshape(2, -1)
-                l[at], u[at] = np.maximum(l[at], low), np.minimum(u[at], -high)
-        d.empty |= (l > u).any(axis=1)
-        d.z[j], d.slopes[j] = (l, u), self.default_slopes(node, l, u)
+        if not self.hints["refine"][number]:
+            return
+        is_open = np.any([(l < b) & (b < u) for b in node.breaks], axis=0) | ((l < u) & (node.op in SMOOTH))
+        step = max(8, BATCH // max(math.prod(n.shape[:3]) + n.size for n in self.network.nodes[: j + 1]))
+        regions, places = np.nonzero(is_open)
+        for i in range(0, len(regions), step):
+            at = region, place = regions[i : i + step], places[i : i + step]
+            rows, count = np.zeros((2, len(region), node.size)), np.arange(len(region))
+            rows[0, count, place], rows[1, count, place] = 1, -1
+            owner = np.tile(region, 2)
+            found = self.pull(node, rows.reshape(-1, node.size), owner, d, np.zeros(len(owner), dtype=int), {})
+            low, high = self.arithmetic.down(found).reshape(2, -1)
+            l[at], u[at] = np.maximum(l[at], low), np.minimum(u[at], -high)
+
+    def prove(self, j: int, l: Array, u: Array, d: Domains, box: Sides) -> None:
+        """Improve, in place, bounds (1, n) of an activation's inputs by the certificate's lemmas about them."""
+        node, name = self.network.nodes[j], f"a{self.network.activations.index(j)}"
+        if f"kind.{name}" not in self.hints:
+            return
+        position, side = self.hints[f"target.{name}"]
+        best, code, last = np.full(len(position), math.inf), self.hints[f"code.{name}"], -1
+        for batch in batches(leaves(self.hints, name), max(1, BATCH // sum(n.size for n in self.network.nodes[:j]))):
+            trees, last = np.array([leaf.tree for leaf in batch]), batch[-1].tree
+            rows = np.zeros((len(batch), node.size))
+            rows[np.arange(len(batch)), position[trees]] = 1 - 2 * side[trees]
+            found, empty = self.at_leaves(node, rows, batch, code[batch[0].number :][: len(batch)], d, box, j)
+            np.minimum.at(best, trees, np.where(empty, math.inf, self.arithmetic.down(found)))
+        need(last == len(position) - 1 and np.isfinite(best).all(), f"the lemmas {name} are incomplete")
+        np.maximum.at(l, (0, position[side == 0]), best[side == 0])
+        np.minimum.at(u, (0, position[side == 1]), -best[side == 1])
+
+    def at_leaves(
+        self, start: Node, rows: Array, batch: list[Leaf], code: Array, base: Domains, box: Sides, until: int | None
+    ) -> tuple[Number, Array]:
+        """Lower bounds of rows over what `start` reads, one for each leaf, and which leaves are empty."""
+        lower, upper = (side.repeat(len(batch), axis=0) for side in box)
+        splits: Splits = {}
+        for i, leaf in enumerate(batch):
+            extra = iter(leaf.extra)
+            for kind, position, side, point in leaf.path:
+                if kind == INPUT:
+                    cut(lower, upper, (i, position), side, point)
+                else:
+                    j = self.network.activations[kind - 2]
+                    splits.setdefault(j, []).append((i, position, side, point, next(extra)))
+        d = self.bounds((lower, upper), splits, base, until=until)
+        found = self.pull(start, rows, np.arange(len(batch)), d, code, splits)
+        return found, d.empty | (lower > upper).any(axis=1)
 
 
 # --- The certificate. -------------------------------------------------------------------------------------------------
@@ -361,17 +289,51 @@ def unpack(content: bytes) -> dict[str, Any]:
     return header
 
 
-def paths(tree: zip[Any]) -> Iterator[list[tuple[int, int, int, float]]]:
-    """The splits (kind, position, side, point) above each leaf of a binary tree in preorder, the lower half first."""
-    stack: list[Any] = [[]]
-    for kind, position, point in tree:
-        need(stack and len(stack[-1]) < MOST_SPLITS, "the tree of splits has loose ends or is too deep")
+class Leaf(NamedTuple):
+    """A leaf of a list of trees. path: the splits (kind, position, side, point) above it. extra: its multipliers."""
+
+    number: int
+    tree: int
+    path: list[tuple[int, int, int, float]]
+    extra: list[float]
+
+
+def leaves(hints: dict[str, Any], name: str) -> Iterator[Leaf]:
+    """The leaves of trees in preorder, lower halves first, end to end."""
+    kinds, positions, points, extra = (hints[f"{n}.{name}"].tolist() for n in ("kind", "position", "point", "extra"))
+    stack: list[Any] = []
+    number = at = 0
+    tree = -1
+    for kind, position, point in zip(kinds, positions, points, strict=True):
+        if not stack:
+            stack, tree = [[]], tree + 1
+        need(len(stack[-1]) < MOST_SPLITS, "a tree of splits is too deep")
         path = stack.pop()
-        if kind == LEAF:
-            yield path
-        else:
+        if kind != LEAF:
             stack += [[*path, (kind, position, side, point)] for side in (1, -1)]
+            continue
+        neurons = sum(split[0] != INPUT for split in path)
+        own = extra[at : at + neurons] if extra else [0.0] * neurons
+        need(len(own) == neurons, "a multiplier is missing")
+        yield Leaf(number, tree, path, own)
+        number, at = number + 1, at + neurons
+    need(not stack, "a tree of splits is incomplete")
+
+
+def upper_halves(kinds: Array) -> Array:
+    """Where, in a tree in preorder, the upper half of every split stands."""
+    above, stack = np.zeros(len(kinds), dtype=int), [-1]
+    for i, kind in enumerate(kinds.tolist()):
+        need(stack, "the tree of splits has loose ends")
+        above[stack.pop()] = i  # place -1 is written last by the last leaf, which has no halves
+        stack += [i, -1] if kind != LEAF else []
     need(not stack, "the tree of splits is incomplete")
+    return above
+
+
+def batches(items: Iterator[Leaf], size: int) -> Iterator[list[Leaf]]:
+    while batch := list(itertools.islice(items, size)):
+        yield batch
 
 
 class Accepted(NamedTuple):
@@ -393,66 +355,103 @@ class Checker:
 
     def check(self, arithmetic: str = "auto", sample: int = 16) -> Accepted:
         """Raises Refused at the first fault."""
-        single, network = self.hints["semantics"] == "float32", self.network
+        single, network, anew = self.hints["semantics"] == "float32", self.network, self.hints["recompute"]
         smooth = any(node.op in SMOOTH for node in network.nodes)
         need(self.hints["semantics"] in ("real", "float32"), "unknown semantics")
         need(not (single and smooth), "there is no float32 claim about sigmoid and tanh")
-        leaves = [int((self.hints[f"kind.{k}"] == LEAF).sum()) for k in range(len(self.cases))]
+        need(not (single and network.merged), "there is no float32 claim about a network with merged neurons")
+        kinds = [self.hints[f"kind.{k}"] for k in range(len(self.cases))]
+        count = sum(int((kind == LEAF).sum()) for kind in kinds)
         hidden = 2 * sum(network.nodes[j].size for j in network.activations)
-        work = network.total * (hidden + sum(leaves) * (hidden if self.hints["recompute"] else 1))
+        lemmas = sum(len(array) for name, array in self.hints.items() if name.startswith("kind.a"))
+        work = network.total * (hidden + lemmas + (hidden * sum(map(len, kinds)) if anew else count))
         exact = arithmetic == "exact" or (arithmetic == "auto" and work < EXACT_WORK)
         analysis = Analysis(network, Exact() if exact else Rounded(), single, self.hints)
-        second = Analysis(network, Exact(), single, self.hints)
+        second = None if exact else Analysis(network, Exact(), single, self.hints)
         margins: list[Fraction] = []
         bases: dict[bytes, Domains] = {}
         for k, case in enumerate(self.cases):
             key = np.concatenate(case.box).tobytes()
-            base = bases[key] = bases.get(key) or analysis.bounds(*case.box, {})
-            margins.append(self.tree(k, analysis, base, range(leaves[k])))
-            if not exact:
-                self.tree(k, second, base, np.random.default_rng().permutation(leaves[k])[:sample].tolist())
+            base = bases[key] = bases.get(key) or analysis.bounds(case.box, {})
+            own = int((kinds[k] == LEAF).sum())
+            chosen = np.random.default_rng().permutation(own)[: sample if second else 0]
+            margins.append((self.halved if anew else self.split)(k, base, analysis, second, set(chosen.tolist())))
         kind = "float32 (any order, round to nearest) and real" if single else "real"
-        return Accepted(kind, sum(leaves), float(min(margins)), analysis.arithmetic.name)
+        return Accepted(kind, count, float(min(margins)), analysis.arithmetic.name)
 
-    def tree(self, k: int, analysis: Analysis, base: Domains, chosen: Any) -> Fraction:
-        """Check the chosen leaves of one case; returns their least margin."""
-        kind, position, point, weights, code, extra = (
-            self.hints[f"{name}.{k}"].tolist() for name in ("kind", "position", "point", "weights", "code", "extra")
-        )
-        case, least, at, batch, chosen, last = self.cases[k], Fraction(1 << 200), 0, [], set(chosen), max(chosen)
-        for leaf, path in enumerate(paths(zip(kind, position, point, strict=True))):
-            neurons = sum(split[0] != INPUT for split in path)
-            own = extra[at : at + neurons] if extra else [0.0] * neurons
-            need(len(own) == neurons, "a multiplier is missing")
-            at += neurons
-            if leaf in chosen:
-                batch.append((leaf, path, iter(own)))
-            if batch and (len(batch) * analysis.network.total > BATCH or leaf == last):
-                rows = np.array([weights[i] for i, *_ in batch], dtype=object).reshape(len(batch), -1) @ case.rows
-                found, empty = self.leaves(analysis, base, case, batch, rows, np.array([code[i] for i, *_ in batch]))
-                for (i, *_), bound, nothing in zip(batch, found, empty, strict=True):
-                    total = bound + sum(map(Fraction.__mul__, case.constants, map(Fraction, weights[i])))
-                    need(nothing or total > 0, f"leaf {i} of set {k} is not proved: its bound is {float(total):.6g}")
-                    least = least if nothing else min(least, total / (sum(weights[i]) or 1))
-                batch = []
+    def split(self, k: int, base: Domains, analysis: Analysis, second: Analysis | None, chosen: set[int]) -> Fraction:
+        """Check a tree whose leaves take over the bounds of the whole region; returns their least margin."""
+        case, output, code, least = self.cases[k], self.network.output, self.hints[f"code.{k}"], Fraction(1 << 200)
+        for batch in batches(leaves(self.hints, str(k)), max(1, BATCH // self.network.total)):
+            need(batch[-1].tree == 0, "the tree of splits has loose ends")
+            for judge, some in ((analysis, batch), (second, [leaf for leaf in batch if leaf.number in chosen])):
+                if judge and some:
+                    numbers = np.array([leaf.number for leaf in some])
+                    found, empty = judge.at_leaves(
+                        output, self.rows(k, numbers), some, code[numbers], base, case.box, None
+                    )
+                    least = min(least, self.margin(k, numbers, judge.arithmetic.fractions(found), empty))
         return least
 
-    def leaves(self, analysis: Analysis, base: Domains, case: Case, batch: Any, rows: Array, code: Array) -> Any:
-        """Lower bounds of rows, one for each leaf, and which leaves are empty."""
-        lower, upper = (side.repeat(len(batch), axis=0) for side in case.box)
-        splits: Splits = {}
-        for i, (_, path, extra) in enumerate(batch):
-            for kind, position, side, point in path:
-                if kind == INPUT:
-                    cut(lower, upper, (i, position), side, point)
-                else:
-                    j = self.network.activations[kind - 2]
-                    splits.setdefault(j, []).append((i, position, side, point, next(extra)))
-        d = analysis.bounds(lower, upper, splits, None if self.hints["recompute"] else base)
+    def halved(self, k: int, base: Domains, analysis: Analysis, second: Analysis | None, chosen: set[int]) -> Fraction:
+        """Check a tree every part of which improves the bounds of the whole; returns the least margin.
+
+        The second analysis takes over the bounds of a leaf's parent.
+        """
+        kind, position, point = (self.hints[f"{name}.{k}"] for name in ("kind", "position", "point"))
+        above, number, least = upper_halves(kind), np.cumsum(kind == LEAF) - 1, Fraction(1 << 200)
+        step = max(1, BATCH // self.network.total)
+        stack: list[Any] = [(np.zeros(1, dtype=int), *self.cases[k].box, base.z)]
+        while stack:
+            parts, lower, upper, known = stack.pop()
+            d, closed = analysis.bounds((lower, upper), {}, known=known), np.nonzero(kind[parts] == LEAF)[0]
+            d.empty |= (lower > upper).any(axis=1)
+            if len(closed):
+                least = min(least, self.at_parts(k, number[parts], closed, d, analysis))
+            for i in closed[[number[parts[i]] in chosen for i in closed]] if second else ():
+                own = {j: (l[[i]], u[[i]]) for j, (l, u) in known.items()}
+                d1 = second.bounds((lower[[i]], upper[[i]]), {}, known=own)  # type: ignore[union-attr]
+                d1.empty |= d.empty[[i]]
+                least = min(least, self.at_parts(k, number[parts[[i]]], np.zeros(1, dtype=int), d1, second))
+            inner = np.nonzero(kind[parts] != LEAF)[0]
+            halves, count = np.concatenate((parts[inner] + 1, above[parts[inner]])), len(inner)
+            lower, upper = (np.tile(side[inner], (2, 1)) for side in (lower, upper))
+            known = {j: tuple(np.tile(side[inner], (2, 1)) for side in z) for j, z in d.z.items()}
+            for at, part in enumerate(parts[inner]):
+                split = (lower, upper) if kind[part] == INPUT else known[self.network.activations[kind[part] - 2]]
+                for half, side in ((at, -1), (at + count, 1)):
+                    cut(split[0], split[1], (half, position[part]), side, point[part])
+            for i in range(0, len(halves), step):
+                some = slice(i, i + step)
+                own = {j: (l[some], u[some]) for j, (l, u) in known.items()}
+                stack.append((halves[some], lower[some], upper[some], own))
+        return least
+
+    def at_parts(self, k: int, number: Array, closed: Array, d: Domains, analysis: Analysis | None) -> Fraction:
+        """The least margin over those regions of d that are leaves; number: of leaves, by region."""
+        assert analysis is not None
+        numbers = number[closed]
+        rows, code = self.rows(k, numbers), self.hints[f"code.{k}"][numbers]
+        found = analysis.pull(self.network.output, rows, closed, d, code, {})
+        return self.margin(k, numbers, analysis.arithmetic.fractions(found), d.empty[closed])
+
+    def rows(self, k: int, numbers: Array) -> Array:
+        """What the leaves of a set bound: combinations of its rows."""
+        weights = self.hints[f"weights.{k}"].astype(np.int64).astype(object)[numbers]
+        rows = weights.reshape(len(numbers), -1) @ self.cases[k].rows
         exact = rows.astype(np.float64)
         need((exact == rows).all(), "the property's coefficients have too many digits")
-        found = analysis.pull(self.network.output, exact, np.arange(len(batch)), d, code, splits)
-        return analysis.arithmetic.fractions(found), d.empty | (lower > upper).any(axis=1)
+        return exact
+
+    def margin(self, k: int, numbers: Array, found: list[Fraction], empty: Array) -> Fraction:
+        """The least margin of leaves by lower bounds of their combinations of rows."""
+        least, constants = Fraction(1 << 200), self.cases[k].constants
+        for i, bound, nothing in zip(numbers.tolist(), found, empty.tolist(), strict=True):
+            weights = [Fraction(int(weight)) for weight in self.hints[f"weights.{k}"][i]]
+            total = bound + sum(map(Fraction.__mul__, constants, weights))
+            need(nothing or total > 0, f"leaf {i} of set {k} is not proved: its bound is {float(total):.6g}")
+            least = least if nothing else min(least, total / (sum(weights) or 1))
+        return least
 
 
 def check(certificate: bytes, model: bytes, prop: bytes, arithmetic: str = "auto") -> Accepted:
@@ -462,7 +461,7 @@ def check(certificate: bytes, model: bytes, prop: bytes, arithmetic: str = "auto
         for name, content in (("model", model), ("property", prop)):
             need(hints[name] == hashlib.sha256(content).hexdigest(), f"the certificate is about another {name}")
         with np.errstate(all="ignore"):
-            network = Network(model)
+            network = Network(model, bool(hints["merge"]))
             cases = read_property(prop.decode("utf-8"), network.nodes[1].size, network.output.size)
             return Checker(hints, network, cases).check(arithmetic)
     except Refused:

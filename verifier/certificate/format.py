@@ -3,17 +3,22 @@
     MAGIC, the size of the header (4 bytes, little endian), the header (JSON), all arrays end to end under zlib
 
 Header: `model` and `property`, the SHA-256 of the files' contents (unzipped); `semantics`, "real" or "float32" (which
-includes "real"); `producer`; `refine`, by activation of the network whether the bounds of its inputs are refined by
-backward passes; `recompute`, whether that is done anew in every leaf; `arrays`, names and shapes.
+includes "real"); `producer`; `merge`, whether ReLUs that read the same number but for its sign become one (at the place
+of the first); `refine`, by activation of the network whether the bounds of its inputs are refined by backward passes;
+`recompute`, whether that is done anew in every part of the trees, which then split inputs alone; `arrays`, names and
+shapes.
 
 An unsafe set k (a conjunction of the property's disjunctive normal form, in order) has a binary tree in preorder, the
 half below a split first: `kind.k` (0 a leaf, 1 an input, else 2 + the number of an activation), `position.k` (in the
 flattened tensor), `point.k`; and by leaf `weights.k` (leaves, rows of the set), `code.k` (1 + a row of `codes`, or 0),
 `extra.k`, by leaf and split of a neuron above it what is added to that neuron's multiplier (may be left empty).
 
+Lemmas about the inputs of activation i have such trees, end to end and without weights, under the names `kind.ai`,
+...: `target.ai` (2, trees) says whose bound each tree proves: position, side (0: the lower bound, 1: the upper). They
+rest on the bounds and lemmas of earlier activations.
+
 `slots` (3, U) are activations, positions and sides (0: where the coefficient is >= 0) of which the columns of `codes`
-(K, U) state slopes, 0 to 255 standing for the least to the greatest slope of the activation. `lemma.i` (2, n), if
-present, are the rows of codes (or 0) to use for the lower and upper bounds of the inputs of activation i.
+(K, U) state slopes, 0 to 255 standing for the least to the greatest slope of the activation.
 
 Activations are numbered in the order of the model's operators; a maximum of n values counts as n - 1 activations.
 """

@@ -144,10 +144,14 @@ JOINS = {"Concat", "Add", "Sum", "Sub", "Max", "Min", "Mul"}  # ops of which any
 
 
 class Network:
-    """An ONNX model as a list of nodes: node 0 is the constant zero, node 1 the input, `output` reads the output."""
+    """An ONNX model as a list of nodes: node 0 is the constant zero, node 1 the input, `output` reads the output.
 
-    def __init__(self, content: bytes) -> None:
-        self.model = onnx.ModelProto.FromString(content)
+    merge: whether ReLUs that read the same number but for its sign become one, as relu(-z) = relu(z) - z; that holds in
+    real arithmetic. merged: whether there were any.
+    """
+
+    def __init__(self, content: bytes, merge: bool = False) -> None:
+        self.model, self.merge, self.merged = onnx.ModelProto.FromString(content), merge, False
         graph = self.model.graph
         self.nodes, self.starts, self.total = [Node("zero", 1)], [0], 1
         values: dict[str, Any] = {tensor.name: constant(tensor) for tensor in graph.initializer}
@@ -218,6 +222,37 @@ class Network:
             node.slopes = (0.0, 1.0)
         return self.add(node, ids.shape)
 
+    def merged_relu(self, ids: Any) -> Any:
+        """ReLUs of a dense layer's outputs, one for all that read a number or its negative."""
+        rows = self.rows_of(np.asarray(ids).ravel())
+        if rows is None:
+            return self.activation("Relu", ids)
+        sign = np.where(rows[np.arange(len(rows)), (rows != 0).argmax(1)] < 0, -1.0, 1.0)
+        kinds: dict[bytes, int] = {}
+        which = np.array([kinds.setdefault(row.tobytes(), len(kinds)) for row in rows * sign[:, None] + 0.0])
+        kept = np.unique(which, return_index=True)[1]
+        self.merged |= len(kept) < len(rows)
+        read = np.asarray(ids).ravel()[kept].view(Wire)
+        pairs = np.stack((self.activation("Relu", read), read), axis=-1)[which]
+        weight = np.stack((np.ones(len(which)), -(sign != sign[kept][which]).astype(float)), axis=-1)
+        return self.affine(pairs[:, None], weight[:, :, None], 0.0, 0).reshape(ids.shape)
+
+    def rows_of(self, ids: Array) -> Array | None:
+        """What scalars are: weights of the values that one dense layer reads, its bias, a constant added to it."""
+        place = np.searchsorted(self.starts, int(ids.min()), side="right") - 1
+        layer, columns = self.nodes[place], ids - self.starts[place]
+        if layer.op != "affine" or layer.deviation is not None or columns.min() < 0 or columns.max() >= layer.size:
+            return None
+        if layer.shape[:2] == (1, 1):
+            return np.concatenate((layer.weights[0].array[0], layer.bias, np.zeros_like(layer.bias))).T[columns]
+        if layer.shape[1:] != (1, 1, 1) or len(layer.sources) > 1 or (layer.weights[0].array != 1).any():
+            return None
+        index = np.arange(layer.size) if layer.index is None else layer.index.ravel()
+        rows = self.rows_of(index[columns] + self.starts[layer.sources[0]])
+        if rows is None or rows[:, -1].any():
+            return None
+        return np.concatenate((rows[:, :-1], layer.bias.T[columns]), axis=1)
+
     def scaled(self, x: Any, weight: Any, bias: Any, terms: int, deviation: float = 0.0) -> Any:
         """x * weight + bias, elementwise with broadcasting."""
         arrays = np.broadcast_arrays(x, weight, bias)
@@ -287,6 +322,8 @@ class Network:
 
     def computed(self, op: str, x: Any, y: Any, z: Any, *more: Any, a: dict[str, Any], inputs: list[Any]) -> Any:
         """The result of an operator that computes: x, y, z, ... are its inputs, `a` its attributes."""
+        if op == "Relu" and self.merge:
+            return self.merged_relu(x)
         if op in ("Relu", "Abs", *SMOOTH):
             return self.activation(op, x, -1.0 if op == "Abs" else 0.0)
         if op in ("LeakyRelu", "PRelu"):

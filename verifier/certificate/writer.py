@@ -15,21 +15,21 @@ PRODUCER = "verifier 0.1.0"
 Neuron = tuple[int, int]  # the number of an activation (-1: the input), and a position in its flattened tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Leaf:
     """A closed subdomain.
 
     weights: of the rows of its unsafe set, nonnegative (scaled and rounded here); all zero where the multipliers prove
-    that the subdomain is empty. slopes: of the lines below activations, where they differ from the checker's default.
-    extra: by split neuron, what its multiplier has beyond the slope's (beta).
+    that the subdomain is empty. slopes: one for each slot of the proof, or None for the checker's own choice. extra: by
+    split neuron, what its multiplier has beyond the slope's (beta).
     """
 
     weights: Sequence[float] = (1.0,)
-    slopes: Mapping[Neuron, float] = field(default_factory=dict)
+    slopes: np.ndarray | None = None
     extra: Mapping[Neuron, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Split:
     """A neuron, or an input, cut at a point into the halves below and above."""
 
@@ -42,72 +42,110 @@ class Split:
 Tree = Leaf | Split
 
 
+@dataclass(frozen=True, eq=False)
+class Lemma:
+    """A bound of what an activation reads at `of`, lower or `upper`; weights of leaves have no meaning here."""
+
+    of: Neuron
+    upper: bool
+    tree: Tree
+
+
 @dataclass(frozen=True)
 class Proof:
     """What a search hands over: a tree for every unsafe set, in the order of the property's normal form.
 
-    refine: whether bounds of activations' inputs are refined by backward passes (default: of all but the first).
-    recompute: whether that is done anew in every leaf; worth it for splits of inputs.
+    lemmas: each rests on those about earlier activations. slots: the lines that leaves may state slopes of: neurons,
+    and whether it is the line above (used where the coefficient is negative). refine: whether bounds of activations'
+    inputs are refined by backward passes (default: of all but the first). recompute: whether that is done anew in every
+    part of the trees, which then split inputs alone. merge: whether ReLUs that read the same but for the sign are one.
     """
 
     trees: Sequence[Tree]
+    lemmas: Sequence[Lemma] = ()
+    slots: Sequence[tuple[Neuron, bool]] = ()
     refine: Sequence[bool] | None = None
     recompute: bool = False
+    merge: bool = False
 
 
 def write(model: bytes, prop: bytes, proof: Proof, semantics: str = "float32") -> bytes:
     """The certificate of a proof about a model (ONNX) and a property (VNN-LIB 1.0)."""
-    network = Network(model)
+    network = Network(model, proof.merge)
     cases = read_property(prop.decode(), network.nodes[1].size, network.output.size)
     if len(cases) != len(proof.trees):
         raise ValueError(f"the property has {len(cases)} unsafe sets, the proof {len(proof.trees)} trees")
     count = len(network.activations)
     refine = proof.refine if proof.refine is not None else [i > 0 for i in range(count)]
-    leaves = [leaf for tree in proof.trees for node, _ in preorder(tree) if isinstance(leaf := node, Leaf)]
-    slots = sorted({neuron for leaf in leaves for neuron in leaf.slopes})
-    ranges = [network.nodes[network.activations[activation]].slopes for activation, _ in slots]
-    rows: dict[bytes, int] = {}  # the number of every row of codes
+    ranges = np.array([network.nodes[network.activations[i]].slopes for (i, _), _ in proof.slots]).reshape(-1, 2).T
+    coder = _Coder(*ranges)
     arrays: dict[str, np.ndarray] = {}
     for k, (tree, case) in enumerate(zip(proof.trees, cases, strict=True)):
-        arrays |= {f"{name}.{k}": array for name, array in flattened(tree, len(case.rows), slots, ranges, rows).items()}
-    arrays["slots"] = np.array([(*neuron, 0) for neuron in slots], dtype=np.int64).reshape(-1, 3).T
-    arrays["codes"] = np.frombuffer(b"".join(rows), dtype=np.uint8).reshape(len(rows), len(slots))
+        arrays |= {f"{name}.{k}": array for name, array in flattened([tree], len(case.rows), coder).items()}
+    for i in sorted({lemma.of[0] for lemma in proof.lemmas}):
+        lemmas = [lemma for lemma in proof.lemmas if lemma.of[0] == i]
+        found = flattened([lemma.tree for lemma in lemmas], None, coder)
+        found["target"] = np.array([(lemma.of[1], lemma.upper) for lemma in lemmas], dtype=np.int64).T
+        arrays |= {f"{name}.a{i}": array for name, array in found.items()}
+    slots = [(*neuron, side) for neuron, side in proof.slots]
+    arrays["slots"] = np.array(slots, dtype=np.int64).reshape(-1, 3).T
+    arrays["codes"] = np.frombuffer(b"".join(coder.rows), dtype=np.uint8).reshape(len(coder.rows), len(slots))
     header = {
         "model": hashlib.sha256(model).hexdigest(),
         "property": hashlib.sha256(prop).hexdigest(),
         "semantics": semantics,
         "producer": PRODUCER,
+        "merge": int(proof.merge),
         "refine": [int(r) for r in refine],
         "recompute": int(proof.recompute),
     }
     return pack(header, arrays)
 
 
-def flattened(
-    tree: Tree, row_count: int, slots: Sequence[Neuron], ranges: Sequence[tuple[float, float]], rows: dict[bytes, int]
-) -> dict[str, np.ndarray]:
-    """The arrays of one tree; codes are collected in `rows`."""
+class _Coder:
+    """Collects rows of coded slopes. least, greatest: (slots,)."""
+
+    def __init__(self, least: np.ndarray, greatest: np.ndarray) -> None:
+        self.least, self.greatest = least, greatest
+        self.rows: dict[bytes, int] = {}  # the number of every row
+
+    def __call__(self, slopes: np.ndarray | None) -> int:
+        """One plus the number of the row that codes the slopes; 0 for none."""
+        if slopes is None:
+            return 0
+        shares = np.clip((slopes - self.least) / (self.greatest - self.least), 0, 1)
+        row = np.rint(shares * 255).astype(np.uint8).tobytes()
+        return self.rows.setdefault(row, len(self.rows)) + 1
+
+
+def flattened(trees: Sequence[Tree], row_count: int | None, coder: _Coder) -> dict[str, np.ndarray]:
+    """The arrays of trees, end to end; with weights for so many rows, or without."""
     kind, position, point, weights, code, extra = [], [], [], [], [], []
-    for node, path in preorder(tree):
-        if isinstance(node, Split):
-            kind.append(node.at[0] + 2)  # the input is 1
-            position.append(node.at[1])
-            point.append(node.point)
-            continue
-        kind.append(LEAF)
-        position.append(0)
-        point.append(0.0)
-        weights.append(quantised(node.weights, row_count))
-        code.append(rows.setdefault(coded(node, slots, ranges), len(rows)) + 1 if node.slopes else 0)
-        extra += [np.float32(node.extra.get(neuron, 0.0)) for neuron in path if neuron[0] >= 0]
-    return {
+    for tree in trees:
+        for node, path in preorder(tree):
+            if isinstance(node, Split):
+                kind.append(node.at[0] + 2)  # the input is 1
+                position.append(node.at[1])
+                point.append(node.point)
+                continue
+            kind.append(LEAF)
+            position.append(0)
+            point.append(0.0)
+            if row_count is not None:
+                weights.append(quantised(node.weights, row_count))
+            code.append(coder(node.slopes))
+            neurons = [neuron for neuron in path if neuron[0] >= 0]
+            # A neuron that is cut twice has one multiplier.
+            last = [n not in neurons[i + 1 :] for i, n in enumerate(neurons)]
+            extra += [np.float32(node.extra.get(n, 0.0) * use) for n, use in zip(neurons, last, strict=True)]
+    arrays = {
         "kind": np.array(kind),
         "position": np.array(position),
         "point": np.array(point),
-        "weights": np.array(weights).reshape(-1, row_count),
         "code": np.array(code),
         "extra": np.array(extra if any(extra) else [], dtype=np.float32),
     }
+    return arrays if row_count is None else {**arrays, "weights": np.array(weights).reshape(-1, row_count)}
 
 
 def preorder(tree: Tree) -> Iterator[tuple[Tree, list[Neuron]]]:
@@ -130,12 +168,3 @@ def quantised(weights: Sequence[float], count: int) -> np.ndarray:
         return np.zeros(count, dtype=np.int64)
     whole = np.rint(given / top * 65535).astype(np.int64)
     return whole // np.gcd.reduce(whole)
-
-
-def coded(leaf: Leaf, slots: Sequence[Neuron], ranges: Sequence[tuple[float, float]]) -> bytes:
-    """A row of codes; a slope that the leaf does not state is coded in the middle."""
-    values = [
-        (leaf.slopes.get(neuron, (low + high) / 2) - low) / (high - low)
-        for neuron, (low, high) in zip(slots, ranges, strict=True)
-    ]
-    return np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8).tobytes()
