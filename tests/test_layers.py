@@ -16,13 +16,14 @@ PACKAGE = ROOT / "verifier"
 # Room -> the rooms it may import from. A room is a module or a package of `verifier`; `bounds/lp.py` and the table of
 # methods stand above `encoding`, because the LP bound compiles programs, and the rest of bounds below it.
 CORE = {"types", "errors", "graph", "ops"}
-BELOW_SEARCH = {*CORE, "bounds", "program", "solvers", "spec", "encoding", "bounds above encoding", "attack"}
+BELOW_SEARCH = {*CORE, "proof", "bounds", "program", "solvers", "spec", "encoding", "bounds above encoding", "attack"}
 BASE = {*BELOW_SEARCH, "search", "verdict"}
 MODELS = {*CORE, "load", "zoo", "data"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "types": {"errors"},
-    "verdict": {"errors", "types"},
+    "proof": set(),
+    "verdict": {"errors", "types", "proof"},
     "graph": {"errors", "types"},
     "ops": {"errors", "types", "graph"},
     "load": {*CORE, "zoo"},
@@ -33,10 +34,11 @@ ALLOWED: dict[str, set[str]] = {
     "encoding": {*CORE, "bounds", "program", "spec"},
     "bounds above encoding": {*CORE, "bounds", "program", "solvers", "spec", "encoding"},
     "attack": {"errors", "types", "graph", "ops", "spec", "bounds"},
-    "certificate": {"errors", "spec"},
+    "certificate": {"errors", "spec", "proof"},
     "search": BELOW_SEARCH,
     "simplify": CORE,
     "strategy": {*BASE, "simplify"},
+    "certified": {*BASE, "certificate", "strategy"},
     "radius": {*BASE, "strategy"},
     "batch": {*BASE, *MODELS, "simplify", "strategy"},
     "data": {"errors", "types"},

@@ -25,9 +25,21 @@ class SpecificationError(VerifierError):
     """A property is malformed, empty, or does not fit the model."""
 
 
+class CertificateError(VerifierError):
+    """A certificate cannot be written, or is refused. bound: what the leaf that was not proved reaches, if that is why."""
+
+    def __init__(self, reason: str, bound: float | None = None) -> None:
+        super().__init__(reason)
+        self.bound = bound
+
+
 class SolverError(VerifierError):
     """A solver failed, or answered something that cannot be trusted."""
 
 
 class SolverUnavailableError(SolverError):
     """A solver is unknown or its package is not installed."""
+
+
+class TrainingError(VerifierError):
+    """Training cannot go on, because its loss or a gradient is no longer a number."""

@@ -55,6 +55,8 @@ class Merge:
         _, which = torch.unique(_fingerprints(turned), return_inverse=True)
         kept = torch.full((int(which.max()) + 1,), len(rows), device=rows.device)
         kept = kept.scatter_reduce(0, which, torch.arange(len(rows), device=rows.device), "amin")
+        order = kept.argsort()  # each kind stands where its first neuron does
+        kept, which = kept[order], order.argsort()[which]
         if not torch.equal(turned[kept][which], turned):  # two kinds have one fingerprint
             kept = which = torch.arange(len(rows), device=rows.device)
         return cls(kept, which, sign * sign[kept][which])

@@ -27,13 +27,18 @@ from verifier.encoding import encode
 from verifier.errors import InputError, SolverError, SpecificationError
 from verifier.graph import Graph
 from verifier.program import SolveOptions
+from verifier.proof import Proof
 from verifier.search.bab import BranchAndBound, Task
+from verifier.search.record import Evidence, Record, Records
 from verifier.simplify import simplified
 from verifier.spec.property import Property
 from verifier.types import Bounds, Interval
 from verifier.verdict import Result, SearchStatistics, StageReport, Verdict
 
 ALLOWANCE = 2
+RESERVE = 1e-3
+"""Of the least margin that was found, what a proof leaves to rounding in float32."""
+
 SOLVER_TOLERANCE = 1e-6
 TIGHTENING_SHARE = 0.25
 
@@ -51,13 +56,19 @@ class Subject(Protocol):
 
 @dataclass(frozen=True)
 class Settings:
-    """How to look for an answer. timeout: seconds for the whole cascade. device: auto, cpu, cuda or cuda:N."""
+    """How to look for an answer.
+
+    timeout: seconds for the whole cascade. device: auto, cpu, cuda or cuda:N. proof: keep what proves a verdict, and
+    use nothing that cannot be kept. slack: how far above zero a margin must be proved, beyond what rounding may do.
+    """
 
     method: str = "auto"
     solver: str = "highs"
     timeout: float = 60.0
     device: str = "auto"
     seed: int = 0
+    proof: bool = False
+    slack: float = 0.0
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -84,7 +95,7 @@ class Question:
     lower: the best proved lower bound of each half-space row (rows,). searched: by unsafe set, that of its margin, from
     branch and bound. claims: by unsafe set, a bound that rests on a solver's word alone. nodes: bounds of what
     activations read. found, nearest: the least margin seen at an allowed input, and that input. doubts: why candidates
-    were not accepted.
+    were not accepted. records: what branch and bound leaves behind, if proofs are wanted.
     """
 
     subject: Subject
@@ -104,19 +115,32 @@ class Question:
     remark: str = ""
     search: SearchStatistics | None = None
     progress: Callable[[str], None] | None = None
+    records: Records | None = None
 
     def __post_init__(self) -> None:
         self.box = self.prop.region.box().to(self.graph.device)
         C, d, self.sets = self.prop.rows
         self.C, self.d = C.to(self.graph.device), d.to(self.graph.device)
-        self.allowance = self._rounding_allowance()
+        self.rounding = self._rounding_allowance()
+        self.records = Records(self.graph) if self.settings.proof else None
+
+    @property
+    def allowance(self) -> float:
+        """How far a bound must lie above zero to count.
+
+        A proof that shall hold for float32 execution needs a little more than real arithmetic does.
+        """
+        room = RESERVE * self.found if self.settings.proof and 0 < self.found < math.inf else 0.0
+        return self.rounding + self.settings.slack + room
 
     def _rounding_allowance(self) -> float:
-        """How far a bound must lie above zero to count: twice what rounding does to a forward pass in the region.
-
-        It keeps huge intermediate values from passing for proofs until a certificate takes its place.
-        """
+        """Twice what rounding does to a forward pass in the region: huge values inside must not pass for proof."""
         return ALLOWANCE * forward_error(self.graph, self.box, self.C, self.d)
+
+    @property
+    def merged(self) -> bool:
+        """Whether the network is analysed with mirrored neurons merged."""
+        return sum(n.size for n in self.graph.nodes) != sum(n.size for n in self.subject.graph.nodes)
 
     @property
     def remaining(self) -> float:
@@ -229,7 +253,8 @@ def bab(question: Question) -> None:
     if question.decided:
         return
     unsafe = {k: question.prop.unsafe[k] for k in question.open_sets}
-    task = Task(question.graph, question.box, unsafe, question.nodes, question.allowance, question.deadline, judge)
+    graph, nodes, deadline = question.graph, question.nodes, question.deadline
+    task = Task(graph, question.box, unsafe, nodes, question.allowance, deadline, judge, question.records)
     outcome = BranchAndBound()(task, question.progress)
     question.searched.update(outcome.proved)
     question.search = SearchStatistics(outcome.nodes, outcome.evaluations, outcome.seconds)
@@ -281,6 +306,7 @@ STAGES: dict[str, Stage] = {
     "milp": milp,
 }
 CASCADE = ("predict", "attack", "interval", "crown", "alpha", "bab", "milp")
+WITH_PROOF = ("predict", "attack", "interval", "crown", "bab")
 
 
 def verify(
@@ -298,7 +324,8 @@ def verify(
     prop.check_fits(graph.input_shape, math.prod(graph.output_shape))
     lower = torch.full((len(prop.rows[1]),), -math.inf, dtype=torch.float64)
     question = Question(subject, prop, settings, began + settings.timeout, graph, lower, progress=progress)
-    names = CASCADE if settings.method == "auto" else ("predict", settings.method)
+    cascade = WITH_PROOF if settings.proof else CASCADE
+    names = cascade if settings.method == "auto" else ("predict", settings.method)
     reports: list[StageReport] = []
     for name in names:
         if question.decided or question.remaining <= 0:
@@ -349,7 +376,23 @@ def _result(question: Question, stages: tuple[StageReport, ...], seconds: float)
         outputs=question.outputs,
         reason=reason,
         solver_word=verdict is Verdict.VERIFIED and bool(question.open_sets),
+        proof=_proof(question) if verdict is Verdict.VERIFIED else None,
     )
+
+
+def _proof(question: Question) -> Proof | None:
+    """What proves that every set is unreachable: a search's trees, or the best row bounded over the whole region."""
+    records = question.records
+    if records is None or question.open_sets:
+        return None
+    for k, unsafe in enumerate(question.prop.unsafe):
+        rows = question.lower[question.sets == k]
+        if k not in records.sets and bool(rows.max() > question.allowance):
+            root = torch.zeros(1, dtype=torch.long)
+            record = Record([len(unsafe.C)], [])
+            record.close(root, root, Evidence(torch.nn.functional.one_hot(rows.argmax(), len(rows)).unsqueeze(0)))
+            records.sets[k] = record, 0
+    return records.proof(len(question.prop.unsafe), question.merged)
 
 
 def _reason(question: Question, by_solver: bool) -> str:

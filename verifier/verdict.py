@@ -10,6 +10,8 @@ from enum import Enum
 
 import numpy as np
 
+from verifier.proof import Proof
+
 
 class Verdict(Enum):
     """The answer to one property. The value is its meaning."""
@@ -61,7 +63,8 @@ class Result:
     about: the claim in words. stage: the stage that decided. proved: the best proved lower bound of the margin, over
     all unsafe sets (-inf: none). found: the least margin seen at an allowed input (inf: none).
     counterexample: a float32 input of the model's input shape, when FALSIFIED. reason: why, when UNKNOWN.
-    solver_word: the answer rests on a solver's word alone. semantics: the arithmetic that the claim is about.
+    solver_word: the answer rests on a solver's word alone. semantics: the arithmetic that the claim is about. proof:
+    what a certificate can be written from, when VERIFIED and asked for.
     """
 
     verdict: Verdict
@@ -76,6 +79,7 @@ class Result:
     reason: str = ""
     solver_word: bool = False
     semantics: str = "real"
+    proof: Proof | None = None
 
     @property
     def label(self) -> str:

@@ -17,9 +17,9 @@ from verifier.certificate.checker import Analysis, Domains, Exact, Rounded
 from verifier.certificate.reading import Case as Statement
 from verifier.certificate.reading import Network, read_property
 from verifier.certificate.statement import vnnlib
-from verifier.certificate.writer import Leaf, Proof, Split, Tree
 from verifier.graph import Graph
 from verifier.load.export import export_onnx
+from verifier.proof import Leaf, Proof, Split, Tree
 from verifier.spec.property import HalfSpaces, Property
 
 ARITHMETICS = (Exact, Rounded)
@@ -92,11 +92,12 @@ def shifted(files: Files, lift: float, arithmetic: type[Exact | Rounded] = Exact
     return Files(files.graph, (prop := Property(files.prop.region, sets)), files.model, vnnlib(prop).encode())
 
 
-def flat_proof(files: Files, tree: Callable[[Statement], Tree] | None = None, **options: bool) -> Proof:
+def flat_proof(files: Files, tree: Callable[[Statement], Tree] | None = None, recompute: bool = False) -> Proof:
     """A proof whose trees are all alike: by default a single leaf about the first row."""
     make = tree or (lambda s: leaf(s))
     refine = [True] * len(files.network.activations)
-    return Proof([make(s) for s in files.statements], refine=refine, **options)
+    trees = [make(s) for s in files.statements]
+    return Proof(trees, refine=refine, recompute=[recompute] * len(trees))
 
 
 def leaf(statement: Statement, **more: dict) -> Leaf:

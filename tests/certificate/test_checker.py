@@ -31,11 +31,12 @@ from verifier.attack.exact import exact_output
 from verifier.certificate import checker
 from verifier.certificate.checker import Analysis, Exact, Refused, Rounded
 from verifier.certificate.reading import Network
-from verifier.certificate.writer import Leaf, Proof, Split, write
+from verifier.certificate.writer import write
 from verifier.graph import GraphBuilder
 from verifier.ops.affine import Linear
 from verifier.ops.relu import ReLU
 from verifier.ops.smooth import Sigmoid, Tanh
+from verifier.proof import Leaf, Proof, Split
 from verifier.spec.property import HalfSpaces, Property, Region, exact
 
 SEEDS = range(16)

@@ -15,7 +15,8 @@ from certified import Files, flat_proof, input_tree, leaf, neuron_tree, random_f
 from verifier.certificate import checker
 from verifier.certificate.checker import MAGIC, Refused, unpack
 from verifier.certificate.format import pack
-from verifier.certificate.writer import Leaf, Split, write
+from verifier.certificate.writer import write
+from verifier.proof import Leaf, Split
 
 Arrays = dict[str, np.ndarray]
 MUTATIONS = 2000

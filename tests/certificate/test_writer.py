@@ -13,11 +13,12 @@ from certified import Files, bounds, flat_proof, leaf, neuron_tree, random_files
 from verifier.certificate import checker
 from verifier.certificate.format import pack
 from verifier.certificate.reading import Case as Statement
-from verifier.certificate.writer import Leaf, Lemma, Proof, Split, Tree, quantised, write
+from verifier.certificate.writer import quantised, write
 from verifier.errors import SpecificationError
 from verifier.graph import GraphBuilder
 from verifier.ops.affine import Linear
 from verifier.ops.relu import ReLU
+from verifier.proof import Leaf, Lemma, Proof, Split, Tree
 from verifier.spec.property import HalfSpaces, Property, Region, exact
 from verifier.spec.robustness import ball
 

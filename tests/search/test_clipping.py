@@ -35,14 +35,14 @@ def test_a_single_row_is_clipped_to_the_box_around_its_half_space() -> None:
 def test_nan_cuts_nothing_off() -> None:
     start, end = clipped(torch.tensor([[[torch.nan], [1.0]]]), 0.0)
     assert not (start > end).any()
-    best, _ = best_combination(torch.full((1, 2, 2), torch.nan))
+    best, *_ = best_combination(torch.full((1, 2, 2), torch.nan))
     assert not (best > 0).any()
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_the_combination_is_valid_and_not_far_from_the_best(seed: int) -> None:
     linear = linear_functions(seed, n=1, rows=3)
-    best, form = best_combination(linear)
+    best, form, weights = best_combination(linear)
     assert best.item() == pytest.approx(float(form[0, 0] - form[0, 1:].abs().sum()))
     # min over t of the greatest row, by linear programming over (t, s): the duality theorem says that it is the best.
     a = linear[0].numpy()

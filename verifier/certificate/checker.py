@@ -336,6 +336,14 @@ def batches(items: Iterator[Leaf], size: int) -> Iterator[list[Leaf]]:
         yield batch
 
 
+class Unproved(Refused):
+    """A leaf whose multipliers prove too little. bound: what they prove."""
+
+    def __init__(self, reason: str, bound: float) -> None:
+        super().__init__(reason)
+        self.bound = bound
+
+
 class Accepted(NamedTuple):
     """What was proved, and how. margin: the least bound of a leaf's combination of rows, per unit of weight."""
 
@@ -353,7 +361,7 @@ class Checker:
     network: Network
     cases: list[Case]
 
-    def check(self, arithmetic: str = "auto", sample: int = 16) -> Accepted:
+    def check(self, arithmetic: str, sample: int) -> Accepted:
         """Raises Refused at the first fault."""
         single, network, anew = self.hints["semantics"] == "float32", self.network, self.hints["recompute"]
         smooth = any(node.op in SMOOTH for node in network.nodes)
@@ -364,10 +372,11 @@ class Checker:
         count = sum(int((kind == LEAF).sum()) for kind in kinds)
         hidden = 2 * sum(network.nodes[j].size for j in network.activations)
         lemmas = sum(len(array) for name, array in self.hints.items() if name.startswith("kind.a"))
-        work = network.total * (hidden + lemmas + (hidden * sum(map(len, kinds)) if anew else count))
+        again = sum(len(kind) for kind, yes in zip(kinds, anew, strict=True) if yes)
+        work = network.total * (hidden + lemmas + count + hidden * again)
         exact = arithmetic == "exact" or (arithmetic == "auto" and work < EXACT_WORK)
         analysis = Analysis(network, Exact() if exact else Rounded(), single, self.hints)
-        second = None if exact else Analysis(network, Exact(), single, self.hints)
+        second = Analysis(network, Exact(), single, self.hints) if sample and not exact else None
         margins: list[Fraction] = []
         bases: dict[bytes, Domains] = {}
         for k, case in enumerate(self.cases):
@@ -375,7 +384,7 @@ class Checker:
             base = bases[key] = bases.get(key) or analysis.bounds(case.box, {})
             own = int((kinds[k] == LEAF).sum())
             chosen = np.random.default_rng().permutation(own)[: sample if second else 0]
-            margins.append((self.halved if anew else self.split)(k, base, analysis, second, set(chosen.tolist())))
+            margins.append((self.halved if anew[k] else self.split)(k, base, analysis, second, set(chosen.tolist())))
         kind = "float32 (any order, round to nearest) and real" if single else "real"
         return Accepted(kind, count, float(min(margins)), analysis.arithmetic.name)
 
@@ -449,13 +458,19 @@ class Checker:
         for i, bound, nothing in zip(numbers.tolist(), found, empty.tolist(), strict=True):
             weights = [Fraction(int(weight)) for weight in self.hints[f"weights.{k}"][i]]
             total = bound + sum(map(Fraction.__mul__, constants, weights))
-            need(nothing or total > 0, f"leaf {i} of set {k} is not proved: its bound is {float(total):.6g}")
-            least = least if nothing else min(least, total / (sum(weights) or 1))
+            total /= sum(weights) or 1
+            if not (nothing or total > 0):
+                raise Unproved(f"leaf {i} of set {k} is not proved: its bound is {float(total):.6g}", float(total))
+            least = least if nothing else min(least, total)
         return least
 
 
-def check(certificate: bytes, model: bytes, prop: bytes, arithmetic: str = "auto") -> Accepted:
-    """What was proved. Raises Refused whatever the bytes are: any error on the way is a reason to refuse."""
+def check(certificate: bytes, model: bytes, prop: bytes, arithmetic: str = "auto", sample: int = 16) -> Accepted:
+    """What was proved. Raises Refused whatever the bytes are: any error on the way is a reason to refuse.
+
+    arithmetic: exact, rounded, or auto, which is exact up to a certain size. sample: of how many leaves of every set a
+    rounded check is repeated exactly.
+    """
     try:
         hints = unpack(certificate)
         for name, content in (("model", model), ("property", prop)):
@@ -463,7 +478,7 @@ def check(certificate: bytes, model: bytes, prop: bytes, arithmetic: str = "auto
         with np.errstate(all="ignore"):
             network = Network(model, bool(hints["merge"]))
             cases = read_property(prop.decode("utf-8"), network.nodes[1].size, network.output.size)
-            return Checker(hints, network, cases).check(arithmetic)
+            return Checker(hints, network, cases).check(arithmetic, sample)
     except Refused:
         raise
     except Exception as error:

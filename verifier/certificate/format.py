@@ -5,8 +5,8 @@
 Header: `model` and `property`, the SHA-256 of the files' contents (unzipped); `semantics`, "real" or "float32" (which
 includes "real"); `producer`; `merge`, whether ReLUs that read the same number but for its sign become one (at the place
 of the first); `refine`, by activation of the network whether the bounds of its inputs are refined by backward passes;
-`recompute`, whether that is done anew in every part of the trees, which then split inputs alone; `arrays`, names and
-shapes.
+`recompute`, by unsafe set whether that is done anew in every part of its tree (`extra` then counts for nothing);
+`arrays`, names and shapes.
 
 An unsafe set k (a conjunction of the property's disjunctive normal form, in order) has a binary tree in preorder, the
 half below a split first: `kind.k` (0 a leaf, 1 an input, else 2 + the number of an activation), `position.k` (in the

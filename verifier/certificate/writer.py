@@ -3,70 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 import numpy as np
 
 from verifier.certificate.checker import LEAF, Network, read_property
 from verifier.certificate.format import pack
+from verifier.proof import Proof, Split, Tree, preorder
 
 PRODUCER = "verifier 0.1.0"
-Neuron = tuple[int, int]  # the number of an activation (-1: the input), and a position in its flattened tensor
-
-
-@dataclass(frozen=True, eq=False)
-class Leaf:
-    """A closed subdomain.
-
-    weights: of the rows of its unsafe set, nonnegative (scaled and rounded here); all zero where the multipliers prove
-    that the subdomain is empty. slopes: one for each slot of the proof, or None for the checker's own choice. extra: by
-    split neuron, what its multiplier has beyond the slope's (beta).
-    """
-
-    weights: Sequence[float] = (1.0,)
-    slopes: np.ndarray | None = None
-    extra: Mapping[Neuron, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, eq=False)
-class Split:
-    """A neuron, or an input, cut at a point into the halves below and above."""
-
-    at: Neuron
-    point: float
-    below: Tree
-    above: Tree
-
-
-Tree = Leaf | Split
-
-
-@dataclass(frozen=True, eq=False)
-class Lemma:
-    """A bound of what an activation reads at `of`, lower or `upper`; weights of leaves have no meaning here."""
-
-    of: Neuron
-    upper: bool
-    tree: Tree
-
-
-@dataclass(frozen=True)
-class Proof:
-    """What a search hands over: a tree for every unsafe set, in the order of the property's normal form.
-
-    lemmas: each rests on those about earlier activations. slots: the lines that leaves may state slopes of: neurons,
-    and whether it is the line above (used where the coefficient is negative). refine: whether bounds of activations'
-    inputs are refined by backward passes (default: of all but the first). recompute: whether that is done anew in every
-    part of the trees, which then split inputs alone. merge: whether ReLUs that read the same but for the sign are one.
-    """
-
-    trees: Sequence[Tree]
-    lemmas: Sequence[Lemma] = ()
-    slots: Sequence[tuple[Neuron, bool]] = ()
-    refine: Sequence[bool] | None = None
-    recompute: bool = False
-    merge: bool = False
 
 
 def write(model: bytes, prop: bytes, proof: Proof, semantics: str = "float32") -> bytes:
@@ -97,7 +42,7 @@ def write(model: bytes, prop: bytes, proof: Proof, semantics: str = "float32") -
         "producer": PRODUCER,
         "merge": int(proof.merge),
         "refine": [int(r) for r in refine],
-        "recompute": int(proof.recompute),
+        "recompute": [int(r) for r in proof.recompute or [False] * len(cases)],
     }
     return pack(header, arrays)
 
@@ -146,16 +91,6 @@ def flattened(trees: Sequence[Tree], row_count: int | None, coder: _Coder) -> di
         "extra": np.array(extra if any(extra) else [], dtype=np.float32),
     }
     return arrays if row_count is None else {**arrays, "weights": np.array(weights).reshape(-1, row_count)}
-
-
-def preorder(tree: Tree) -> Iterator[tuple[Tree, list[Neuron]]]:
-    """Every node with the neurons and inputs that are split above it, halves below first."""
-    stack: list[tuple[Tree, list[Neuron]]] = [(tree, [])]
-    while stack:
-        node, path = stack.pop()
-        yield node, path
-        if isinstance(node, Split):
-            stack += [(half, [*path, node.at]) for half in (node.above, node.below)]
 
 
 def quantised(weights: Sequence[float], count: int) -> np.ndarray:

@@ -24,7 +24,12 @@ OPSET, IR_VERSION = 17, 8
 
 
 def export_onnx(graph: Graph, path: str | Path, *, rounded: bool = False) -> None:
-    """Write a graph as an ONNX file with float32 weights and a free batch size.
+    """Write a graph as an ONNX file; see `onnx_bytes`."""
+    Path(path).write_bytes(onnx_bytes(graph, rounded=rounded))
+
+
+def onnx_bytes(graph: Graph, *, rounded: bool = False) -> bytes:
+    """A graph as an ONNX model with float32 weights and a free batch size; equal graphs give equal bytes.
 
     rounded: whether weights that float32 cannot hold (folding makes such) may be rounded to it; otherwise they raise
     ModelError, because the file would hold another network.
@@ -46,7 +51,7 @@ def export_onnx(graph: Graph, path: str | Path, *, rounded: bool = False) -> Non
     model = helper.make_model(
         body, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="verifier"
     )
-    Path(path).write_bytes(model.SerializeToString())
+    return model.SerializeToString(deterministic=True)
 
 
 class _Writer:

@@ -33,6 +33,7 @@ class Model:
     card: the model card beside the file, when it describes these very bytes.
     native: the network itself, float32 inputs (batch, *input_shape) -> outputs (batch, *output_shape), computed in
         float32 from the original weights, by onnxruntime for ONNX and by torch otherwise.
+    stored: the ONNX content that the graph is, where the file is ONNX and nothing else belongs to it.
     """
 
     graph: Graph = field(repr=False)
@@ -41,6 +42,16 @@ class Model:
     card: zoo.ModelCard | None
     kind: Kind
     native: Callable[[np.ndarray], np.ndarray] = field(repr=False)
+    stored: bytes | None = field(default=None, repr=False)
+
+    def onnx(self) -> bytes:
+        """The ONNX model that certificates are about: the file itself (unzipped), else the graph as we export it.
+
+        Raises ModelError when float32 cannot hold the graph's weights, which folding a normalisation may cause.
+        """
+        from verifier.load.export import onnx_bytes
+
+        return onnx_bytes(self.graph) if self.stored is None else self.stored
 
 
 def load(path: str | Path, arch: str | None = None) -> Model:
@@ -87,7 +98,8 @@ def _load_onnx(path: Path, stored: bytes, content: bytes, arch: str | None) -> M
     _check_card(graph, card)
     whole = proto.SerializeToString() if external else content
     native = OnnxRunner(proto, whole, graph.output_shape, *_normalisation(card))
-    return Model(graph, path, digest, card, "onnx", native)
+    whole_model = not external and _normalisation(card) == (None, None)
+    return Model(graph, path, digest, card, "onnx", native, content if whole_model else None)
 
 
 def _load_torch(path: Path, stored: bytes, content: bytes, form: Format, arch: str | None) -> Model:

@@ -20,6 +20,7 @@ from verifier.attack.pgd import Pgd
 from verifier.graph import Graph
 from verifier.search.domain import D, Frontier
 from verifier.search.inputs import InputSplits
+from verifier.search.record import Records
 from verifier.search.rounds import Rounds
 from verifier.search.splitting import Splitting
 from verifier.spec.property import HalfSpaces
@@ -67,7 +68,8 @@ class BranchAndBound:
             now = time.monotonic()
             only = varying <= self.input_limit
             until = task.deadline if only else now + TRIAL_SHARE * (task.deadline - now)
-            inputs = InputSplits(task.graph, task.region, list(task.unsafe.values()), task.nodes, task.enough)
+            unsafe, recorded = list(task.unsafe.values()), task.records is not None
+            inputs = InputSplits(task.graph, task.region, unsafe, task.nodes, task.enough, recorded)
             outcome = _Search(self, replace(task, deadline=until), inputs).run(progress)
             if only or outcome.decided(task.enough):
                 return outcome
@@ -79,7 +81,7 @@ class BranchAndBound:
 
         total: the outcome so far.
         """
-        rounds = Rounds(task.graph, task.region, task.nodes, task.deadline)
+        rounds = Rounds(task.graph, task.region, task.nodes, task.deadline, task.records)
         while True:
             began = time.monotonic()
             left = {k: s for k, s in task.unsafe.items() if total is None or not total.proved[k] > task.enough}
@@ -100,6 +102,7 @@ class Task:
 
     region: batch one. unsafe: at least one set. nodes: bounds of what activations read, over the whole region. enough:
     a margin bound above this proves a subdomain. deadline: a time.monotonic(). judge: replays candidate inputs.
+    records: where to keep what proves the sets, if that is wanted.
     """
 
     graph: Graph
@@ -109,6 +112,7 @@ class Task:
     enough: float
     deadline: float
     judge: Candidate
+    records: Records | None = None
 
 
 @dataclass(frozen=True)
@@ -185,6 +189,9 @@ class _Search(Generic[D]):
                 progress(f"bab: {self.count} subdomains, {len(frontier)} open, worst bound {frontier.worst:.4g}")
         open_sets = frontier.open_sets
         proved = {k: -math.inf if i in open_sets or found else self.closed[k] for i, k in enumerate(self.keys)}
+        if self.task.records is not None and self.splitting.record is not None:
+            done = [i for i, k in enumerate(self.keys) if proved[k] > self.task.enough]
+            self.task.records.sets.update({self.keys[i]: (self.splitting.record, i) for i in done})
         best = min(frontier.worst, *self.closed.values())
         self.seconds["overhead"] = time.monotonic() - began - sum(self.seconds.values())
         return Outcome(proved, best, found, self.count, self.stuck, self.splitting.evaluations, self.seconds)
@@ -236,6 +243,7 @@ class _Search(Generic[D]):
         return torch.stack([s.rows(outputs).clamp(min=0).sum(1) for s in self.task.unsafe.values()]).amin(0)
 
     def _close(self, domains: D) -> None:
+        self.splitting.keep(domains)
         for i in domains.unsafe.unique().tolist():
             least = float(domains.lower[domains.unsafe == i].min())
             self.closed[self.keys[i]] = min(self.closed[self.keys[i]], least)

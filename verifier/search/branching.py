@@ -45,12 +45,12 @@ def children(units: Units, domains: P, unit: Tensor) -> P:
 
 def best_of(
     units: Units, domains: Patterns, shortlist: Tensor, score: Tensor, bound: Callable[[Patterns], Tensor]
-) -> Tensor:
-    """Among the units of the shortlist (n, count), the one whose worse child has the best bound, (n,)."""
+) -> tuple[Tensor, Tensor]:
+    """Among the units of the shortlist (n, count), the one whose worse child has the best bound, (n,), and all."""
     value = torch.full_like(score, -math.inf)
     for k in range(shortlist.shape[1]):
         low, high = bound(children(units, domains, shortlist[:, k])).to(score).chunk(2)
         # The worse child counts; the better one breaks ties between candidates that leave the worse one as it is.
         total = torch.minimum(low, high) + 1e-3 * torch.maximum(low, high)
         value[:, k] = torch.where(score[:, k] > 0, total.nan_to_num(-math.inf), value[:, k])
-    return shortlist.gather(1, value.argmax(1, keepdim=True)).squeeze(1)
+    return shortlist.gather(1, value.argmax(1, keepdim=True)).squeeze(1), value

@@ -9,17 +9,18 @@ STEPS = 8
 RATE = 2.0
 
 
-def best_combination(linear: Tensor) -> tuple[Tensor, Tensor]:
+def best_combination(linear: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The convex combination of rows whose minimum over t in [-1, 1]^k is largest, by multiplicative weights.
 
-    linear: (n, 1 + k, rows). Returns the minimum (n,) and the combined linear function (n, 1 + k).
+    linear: (n, 1 + k, rows). Returns the minimum (n,), the combined linear function (n, 1 + k), the weights (n, rows).
     """
     least = linear[:, 0] - linear[:, 1:].abs().sum(1)
     best, row = least.max(1)
     size = linear.abs().sum(1).amax(1, keepdim=True).clamp(min=torch.finfo(linear.dtype).tiny)
     form = linear.gather(2, row.view(-1, 1, 1).expand(-1, linear.shape[1], 1)).squeeze(2)
+    chosen = torch.nn.functional.one_hot(row, linear.shape[2]).to(linear)
     if linear.shape[2] == 1:
-        return best, form
+        return best, form, chosen
     rounding = torch.finfo(linear.dtype).eps * (linear.shape[1] + linear.shape[2]) * size
     weights = (least / size).softmax(1)
     for _ in range(STEPS):
@@ -29,9 +30,10 @@ def best_combination(linear: Tensor) -> tuple[Tensor, Tensor]:
         better = value > best
         best = torch.where(better, value, best)
         form = torch.where(better.unsqueeze(1), combined, form)
+        chosen = torch.where(better.unsqueeze(1), weights, chosen)
         gradient = linear[:, 0] - (linear[:, 1:] * combined[:, 1:].sign().unsqueeze(2)).sum(1)
         weights = (weights.log() + RATE * gradient / size).softmax(1)
-    return best, form
+    return best, form, chosen
 
 
 def clipped(linear: Tensor, enough: float) -> tuple[Tensor, Tensor]:

@@ -14,11 +14,13 @@ from torch import Tensor
 class Domains:
     """n subdomains: every field is a tensor with axis 0 of length n. A kind of split adds the fields that it needs.
 
-    unsafe: (n,), index of the unsafe set. lower: (n,), the best proved margin bound, in float64.
+    unsafe: (n,), index of the unsafe set. lower: (n,), the best proved margin bound, in float64. node: (n,), where they
+    stand in the search's record.
     """
 
     unsafe: Tensor
     lower: Tensor
+    node: Tensor
 
     def __len__(self) -> int:
         return len(self.lower)

@@ -86,6 +86,50 @@ def minimiser(region: Box, A: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
+class Coordinates:
+    """The input as matrices read it: a box scaled to [-1, 1] in every coordinate that varies, a ball as it is."""
+
+    region: Box
+
+    @property
+    def varying(self) -> Tensor:
+        """A mask (inputs,) of the coordinates that there are."""
+        radius = self.region.radius.flatten()
+        return torch.ones_like(radius, dtype=torch.bool) if isinstance(self.region, Ball) else radius > 0
+
+    @property
+    def count(self) -> int:
+        return int(self.varying.sum())
+
+    def to(self, dtype: torch.dtype) -> Coordinates:
+        """The same in another precision."""
+        return Coordinates(self.region.to(dtype))
+
+    def scaled(self, W: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        """Forms W (k, inputs) and b (k,) over these coordinates."""
+        if isinstance(self.region, Ball):
+            return W.contiguous(), b
+        moved = b + W @ self.region.center.flatten()
+        return (W * self.region.radius.flatten())[:, self.varying].contiguous(), moved
+
+    def least(self, A: Tensor) -> tuple[Tensor, Tensor]:
+        """The minimum (n,) of the forms A (n, coordinates), and where it is taken."""
+        if not isinstance(self.region, Ball):
+            return -torch.linalg.vector_norm(A, ord=1, dim=1), A.sign().neg_()
+        region = self.region.select(torch.zeros(len(A), dtype=torch.long, device=A.device))
+        A = A.view(-1, *self.region.lower.shape[1:])
+        return region.minimum(A.unsqueeze(1)).squeeze(1), minimiser(region, A).flatten(1)
+
+    def points(self, x: Tensor) -> Tensor:
+        """Inputs (n, *input_shape) of the region."""
+        if isinstance(self.region, Ball):
+            return self.region.project(x.view(-1, *self.region.lower.shape[1:]))
+        full = self.region.center.flatten().repeat(len(x), 1)
+        full[:, self.varying] += x * self.region.radius.flatten()[self.varying]
+        return self.region.project(full.view(-1, *self.region.lower.shape[1:]))
+
+
+@dataclass(frozen=True, eq=False)
 class GraphEvaluator:
     """Works on the network as it is: any ops, any shape of graph."""
 

@@ -16,8 +16,10 @@ from torch import Tensor
 from verifier.bounds.interval import intersected, margins, propagate, read_by_activations
 from verifier.bounds.symbolic import symbolic_bounds
 from verifier.graph import Graph
+from verifier.proof import INPUT
 from verifier.search.clipping import best_combination, clipped
 from verifier.search.domain import Domains, joined
+from verifier.search.record import Evidence, Record
 from verifier.search.rows import Rows
 from verifier.spec.property import HalfSpaces
 from verifier.types import Box, Interval
@@ -42,26 +44,39 @@ class Boxes(Domains):
     """Subdomains that are boxes.
 
     low, high: (n, k), of the k varying inputs. hidden: (n, 2, neurons), lower and upper bounds of what activations
-    read. score: (n, k), how much the width of each input costs the bound.
+    read. score: (n, k), how much the width of each input costs the bound. weights: (n, rows), of the combination of
+    rows that is bounded.
     """
 
     low: Tensor
     high: Tensor
     hidden: Tensor
     score: Tensor
+    weights: Tensor
 
 
 class InputSplits:
-    """Halves the input whose width costs the bound most; bounds every part anew on its own box."""
+    """Halves the input whose width costs the bound most; bounds every part anew on its own box.
+
+    recorded: keep a record of the splits, and do not cut off parts that linear bounds close.
+    """
 
     def __init__(
-        self, graph: Graph, region: Box, unsafe: Sequence[HalfSpaces], nodes: Mapping[int, Interval], enough: float
+        self,
+        graph: Graph,
+        region: Box,
+        unsafe: Sequence[HalfSpaces],
+        nodes: Mapping[int, Interval],
+        enough: float,
+        recorded: bool = False,
     ) -> None:
         self.region, self.nodes, self.enough, self.evaluations = region, nodes, enough, 0
         self.varying = (region.upper > region.lower).flatten().nonzero().squeeze(1)
         self.whole = region.radius.flatten(1)[:, self.varying]
         rows = Rows.of(unsafe, region.lower)
         self.exact = (graph, rows)
+        places = [(INPUT, i) for i in self.varying.tolist()]
+        self.record = Record([len(s.C) for s in unsafe], places) if recorded else None
         self.widest = max(node.size for node in graph.nodes)
         self.quick = (graph.to(torch.float32), rows.to(torch.float32))
         self.screening = True  # until float32 leaves most subdomains to float64
@@ -72,10 +87,12 @@ class InputSplits:
         return Boxes(
             unsafe=torch.arange(n, device=like.device),
             lower=like.new_full((n,), -math.inf),
+            node=torch.arange(n, device=like.device),
             low=sides[0].clone(),
             high=sides[1].clone(),
             hidden=_packed(self.nodes, like).expand(n, -1, -1).clone(),
             score=like.new_ones((n, len(self.varying))),
+            weights=like.new_zeros(n, self.exact[1].d.shape[1]),
         )
 
     @torch.no_grad()
@@ -109,7 +126,9 @@ class InputSplits:
         box = Box(self._inputs(domains.low), self._inputs(domains.high))
         values, nodes = propagate(graph, box, lambda node, z, _: intersected(z, known[node]))
         C, d = rows.C[domains.unsafe], rows.d[domains.unsafe]
-        proved = (margins(graph, box, C, values) + d).amax(1).clamp(max=math.nextafter(self.enough, math.inf))
+        best, row = (margins(graph, box, C, values) + d).max(1)
+        proved = best.clamp(max=math.nextafter(self.enough, math.inf))
+        domains.weights = torch.nn.functional.one_hot(row, C.shape[1]).to(domains.weights)
         domains.lower = torch.where(proved > domains.lower, proved, domains.lower)
         domains.hidden = _packed(nodes, domains.low)
         domains.score = (domains.high - domains.low) / self.whole
@@ -141,8 +160,10 @@ class InputSplits:
         C, d = rows.C[domains.unsafe], rows.d[domains.unsafe]
         known = self._unpacked(domains.hidden.to(graph.dtype))
         found = symbolic_bounds(graph, self._start(center, radius), known, C, d)
-        best, linear = best_combination(found.linear)
+        best, linear, weights = best_combination(found.linear)
+        domains.weights = weights.to(domains.weights)
         forms = torch.cat((linear.unsqueeze(2), found.linear), 2)
+        forms = forms if self.record is None else forms[:, :, :0]
         start, end = clipped(forms, self.enough)
         center, radius = center.to(domains.low), radius.to(domains.low)
         cut = (torch.maximum(domains.low, center + radius * start), torch.minimum(domains.high, center + radius * end))
@@ -197,7 +218,13 @@ class InputSplits:
         both = domains.select(row.repeat(2))
         middle = (domains.low[row, place] + domains.high[row, place]) / 2
         both.high[row, place], both.low[row + n, place] = middle, middle
+        if self.record is not None:
+            both.node = self.record.split(domains.node, place, middle)
         return both
+
+    def keep(self, closed: Boxes) -> None:
+        if self.record is not None:
+            self.record.close(closed.node, closed.unsafe, Evidence(closed.weights))
 
     def close(self, leaf: Boxes, deadline: float) -> tuple[float, Tensor | None]:
         """A box that cannot be halved is a point: its centre decides as far as arithmetic can."""

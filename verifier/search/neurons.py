@@ -12,6 +12,7 @@ from torch import Tensor
 from verifier.search.ascent import Ascent, Patterns, bound
 from verifier.search.branching import best_of, children, scores
 from verifier.search.evaluator import Evaluator
+from verifier.search.record import Evidence, Record
 from verifier.search.rows import Rows
 
 
@@ -23,24 +24,58 @@ class Open(Patterns):
     score: Tensor
 
 
+class Promises:
+    """Which share of its score every unit has been seen to gain, for every unsafe set: few candidates then suffice.
+
+    Such averages over a search tree are the pseudo-costs of integer programming (Benichou et al. 1971).
+    """
+
+    def __init__(self, zeros: Tensor) -> None:
+        self.total, self.count = zeros, zeros.clone()  # (sets, units), of shares and of how many they are
+
+    def kept(self, sets: Tensor) -> Tensor:
+        """The mean shares (n, units) for sets (n,); what was never tried is believed."""
+        return (self.total[sets] + BELIEF) / (self.count[sets] + BELIEF)
+
+    def learn(self, domains: Open, value: Tensor) -> None:
+        """Take in what the candidates of the shortlists gain: value (n, count), bounds after the split."""
+        gain = (value - domains.lower.to(value).unsqueeze(1)).nan_to_num(0.0)
+        share = (gain / domains.score).clamp(0, MOST)
+        tried = domains.score > 0
+        place = (domains.unsafe.unsqueeze(1).expand_as(tried)[tried], domains.shortlist[tried])
+        self.total.index_put_(place, share[tried], accumulate=True)
+        self.count.index_put_(place, torch.ones_like(share[tried]), accumulate=True)
+
+
 Leaf = Callable[[Open, float], tuple[float, Tensor | None]]
 
+BELIEF = 0.1  # the weight of a share of one that stands for what was not seen yet
+MOST = 10.0  # scores near zero would make shares of any size
 TRIED = 8  # points per batch that are handed on to be judged
 
 
 class NeuronSplits:
     """Splits undecided neurons. Searches in float32; a bound counts once it is confirmed in the graph's precision.
 
-    exact: bounds in the graph's precision. close_leaf: decides subdomains in which no neuron is undecided.
+    exact: bounds in the graph's precision. close_leaf: decides subdomains in which no neuron is undecided. record: of
+    the splits, where one is to be kept.
     """
 
     def __init__(
-        self, exact: Evaluator, rows: Rows, enough: float, steps: int, shortlist: int, close_leaf: Leaf | None = None
+        self,
+        exact: Evaluator,
+        rows: Rows,
+        enough: float,
+        steps: int,
+        shortlist: int,
+        close_leaf: Leaf | None = None,
+        record: Record | None = None,
     ) -> None:
         self.exact, self.units, self.rows, self.enough = exact, exact.units, rows, enough
         self.fast, self.fast_rows = exact.to(torch.float32), rows.to(torch.float32)
-        self.ascent, self.close_leaf = Ascent(steps), close_leaf
+        self.ascent, self.close_leaf, self.record = Ascent(steps), close_leaf, record
         self.slack = 0.0  # what float32 bounds have been seen to promise too much
+        self.promises = Promises(self.fast_rows.d.new_zeros(len(rows.d), len(self.units)))
         self.shortlist, self.evaluations = min(shortlist, max(len(self.units), 1)), 0
 
     def root(self) -> Open:
@@ -51,6 +86,7 @@ class NeuronSplits:
         root = Open(
             unsafe=torch.arange(n, device=device),
             lower=torch.full((n,), -math.inf, dtype=torch.float64, device=device),
+            node=torch.arange(n, device=device),
             l=l,
             u=u,
             split=torch.zeros_like(l, dtype=torch.bool),
@@ -82,7 +118,8 @@ class NeuronSplits:
             lines = self.units.relaxed(part.l, part.u).at(part.multipliers[:, :-1])
             found = scores(self.units, part.l, part.u, lines, back.v)
             if found.shape[1]:
-                domains.score[index], domains.shortlist[index] = found.topk(self.shortlist, 1)
+                domains.shortlist[index] = (found * self.promises.kept(part.unsafe)).topk(self.shortlist, 1).indices
+                domains.score[index] = found.gather(1, domains.shortlist[index])
         self.confirm(domains, domains.lower > self.enough)
         worst = domains.lower[index].argsort()[:TRIED]
         return domains, self.exact.points(back.x[worst].to(self.rows.d))
@@ -112,8 +149,23 @@ class NeuronSplits:
     def split(self, domains: Open) -> Open:
         unit = domains.shortlist[:, 0]
         if self.shortlist > 1:
-            unit = best_of(self.units, domains, domains.shortlist, domains.score, self._quick)
-        return children(self.units, domains, unit)
+            unit, value = best_of(self.units, domains, domains.shortlist, domains.score, self._quick)
+            self.promises.learn(domains, value)
+        both = children(self.units, domains, unit)
+        if self.record is not None:
+            row = torch.arange(len(domains), device=unit.device)
+            both.node = self.record.split(domains.node, unit, both.u[row, unit])
+        return both
+
+    @torch.no_grad()
+    def keep(self, closed: Open) -> None:
+        if self.record is not None:
+            lines = self.units.relaxed(closed.l, closed.u).at(closed.multipliers[:, :-1])
+            slopes = lines.lower_slope
+            if len(self.record.slots) > len(self.units):
+                slopes = torch.cat((slopes, lines.upper_slope), 1)
+            pressure = closed.multipliers[:, -1] * closed.split
+            self.record.close(closed.node, closed.unsafe, Evidence(closed.weights, slopes, pressure))
 
     def _quick(self, domains: Patterns) -> Tensor:
         self.evaluations += len(domains)

@@ -21,9 +21,9 @@ from verifier.ops.affine import Linear
 from verifier.ops.base import Activation, Relaxation
 from verifier.ops.convolution import Conv2d
 from verifier.ops.patches import Coefficients, dense
-from verifier.search.evaluator import Backward, choose, minimiser
+from verifier.search.evaluator import Backward, Coordinates, choose
 from verifier.search.units import Lines, Units
-from verifier.types import Ball, Box, Interval
+from verifier.types import Box, Interval
 
 DEARER = 2  # multiplications of the reduced network for one of the network itself, at most
 
@@ -34,6 +34,12 @@ class Forms(NamedTuple):
     W: Tensor
     V: Tensor
     b: Tensor
+
+    @classmethod
+    def none(cls, graph: Graph) -> Forms:
+        """No forms yet."""
+        W = torch.zeros(0, graph.nodes[0].size, dtype=graph.dtype, device=graph.device)
+        return cls(W, W[:, :0], W[:, 0])
 
     def select(self, index: Tensor) -> Forms:
         return Forms(*(t[index] for t in self))
@@ -49,11 +55,10 @@ class ReducedEvaluator:
     """Dense matrices over the region's coordinates and the units' activations.
 
     W (units + outputs, coordinates), V (units + outputs, units) and b: rows of the units' inputs, then of the outputs.
-    A box is scaled to [-1, 1] in every coordinate that varies; a ball keeps its own coordinates.
     """
 
     units: Units
-    region: Box
+    coordinates: Coordinates
     W: Tensor
     V: Tensor
     b: Tensor
@@ -61,15 +66,14 @@ class ReducedEvaluator:
     @classmethod
     def of(cls, region: Box, units: Units, rows: Forms) -> ReducedEvaluator:
         """The network of forms over the region's own coordinates."""
-        W, V, b = rows
-        if not isinstance(region, Ball):
-            b = b + W @ region.center.flatten()
-            W = (W * region.radius.flatten())[:, region.radius.flatten() > 0]
-        return cls(units, region, W.contiguous(), V.contiguous(), b)
+        coordinates = Coordinates(region)
+        W, b = coordinates.scaled(rows.W, rows.b)
+        return cls(units, coordinates, W, rows.V.contiguous(), b)
 
     def to(self, dtype: torch.dtype) -> ReducedEvaluator:
         """The same in another precision."""
-        return replace(self, region=self.region.to(dtype), W=self.W.to(dtype), V=self.V.to(dtype), b=self.b.to(dtype))
+        W, V, b = (t.to(dtype) for t in (self.W, self.V, self.b))
+        return replace(self, coordinates=self.coordinates.to(dtype), W=W, V=V, b=b)
 
     def backward(self, lines: Lines, gamma: Tensor, paid: Tensor, c: Tensor) -> Backward:
         n = len(self.units)
@@ -83,13 +87,7 @@ class ReducedEvaluator:
                 v[:, : part.start].addmm_(s[:, part], self.V[part, : part.start])
         A = torch.addmm(c @ self.W[n:], s, self.W[:n])
         constant = s @ self.b[:n] + c @ self.b[n:] + (v * offset).sum(1) - paid
-        if isinstance(self.region, Ball):
-            region = self.region.select(torch.zeros(len(c), dtype=torch.long, device=c.device))
-            A = A.view(-1, *self.region.lower.shape[1:])
-            least, x = region.minimum(A.unsqueeze(1)).squeeze(1), minimiser(region, A).flatten(1)
-        else:
-            x = A.sign().neg_()
-            least = -torch.linalg.vector_norm(A, ord=1, dim=1)
+        least, x = self.coordinates.least(A)
         return Backward(constant + least, v, slope, offset, x)
 
     def forward(self, back: Backward) -> tuple[Tensor, Tensor]:
@@ -104,12 +102,7 @@ class ReducedEvaluator:
         return t[:, :n], torch.addmm(t[:, n:], a, self.V[n:].T)
 
     def points(self, x: Tensor) -> Tensor:
-        if isinstance(self.region, Ball):
-            return self.region.project(x.view(-1, *self.region.lower.shape[1:]))
-        varying = self.region.radius.flatten() > 0
-        full = self.region.center.flatten().repeat(len(x), 1)
-        full[:, varying] += x * self.region.radius.flatten()[varying]
-        return self.region.project(full.view(-1, *self.region.lower.shape[1:]))
+        return self.coordinates.points(x)
 
 
 def pays(graph: Graph, region: Box, rows: int) -> bool:

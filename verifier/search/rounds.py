@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from verifier.graph import Graph
-from verifier.search.evaluator import GraphEvaluator
 from verifier.search.leaf import close_by_lp
 from verifier.search.neurons import Leaf, NeuronSplits, Open
+from verifier.search.record import Records
 from verifier.search.rows import Rows
+from verifier.search.segments import for_graph
 from verifier.search.tighten import Tightening
 from verifier.search.units import Units
 from verifier.spec.property import HalfSpaces
@@ -29,28 +30,34 @@ MANY = 1000  # rounds of splits: the clock ends them
 class Rounds:
     """Neuron splits over a region that every round knows better.
 
-    patience: seconds that the search of the last round may take before the next round; inf after the last.
+    patience: seconds that the search of the last round may take before the next round; inf after the last. records:
+    where to keep what proves the bounds, if that is wanted.
     """
 
-    def __init__(self, graph: Graph, region: Box, nodes: Mapping[int, Interval], deadline: float) -> None:
-        self.graph, self.region, self.nodes, self.deadline = graph, region, dict(nodes), deadline
+    def __init__(
+        self, graph: Graph, region: Box, nodes: Mapping[int, Interval], deadline: float, records: Records | None = None
+    ) -> None:
+        self.graph, self.region, self.nodes, self.deadline, self.records = graph, region, dict(nodes), deadline, records
         self.tightening, self.patience = Tightening(1, FIRST_SHARE * (deadline - time.monotonic())), 0.0
 
     def next(self, unsafe: Sequence[HalfSpaces], enough: float, steps: int, shortlist: int) -> NeuronSplits:
         """The splits for some unsafe sets, after tightening the bounds of the neurons once more."""
         graph, region, rows, began = self.graph, self.region, Rows.of(unsafe, self.region.lower), time.monotonic()
         known = self.nodes
-        self.nodes, network = self.tightening(graph, region, known, self.deadline)
+        self.nodes, network = self.tightening(graph, region, known, self.deadline, self.records)
         gained = any(z is not known[node] for node, z in self.nodes.items())
         units = Units.of(graph, self.nodes) if network is None else network.units
         took, first = time.monotonic() - began, self.tightening.rounds == 1
         seconds = max(GROWTH * took, SHORTEST) if first else GROWTH * self.tightening.seconds
         exhausted = not first and took < IDLE * self.tightening.seconds
-        self.patience = math.inf if exhausted or not gained else max(PATIENCE * seconds, SHORTEST)
+        last = exhausted or not gained or network is None  # what is not reduced is too dear to be tightened twice
+        self.patience = math.inf if last else max(PATIENCE * seconds, SHORTEST)
         self.tightening = Tightening(MANY, seconds)
-        evaluator = GraphEvaluator.of(graph, region, self.nodes, units) if network is None else network
+        evaluator = network or for_graph(graph, region, self.nodes, units)
         close = leaf_closer(graph, region, self.nodes, units, rows)
-        return NeuronSplits(evaluator, rows, enough, steps, shortlist, close)
+        sizes = [len(s.C) for s in unsafe]
+        record = None if self.records is None else self.records.neuron_record(units, sizes, self.nodes)
+        return NeuronSplits(evaluator, rows, enough, steps, shortlist, close, record)
 
 
 def narrowed(nodes: Mapping[int, Interval], units: Units, l: Tensor, u: Tensor) -> dict[int, Interval]:

@@ -7,6 +7,7 @@ from typing import Protocol, TypeVar
 from torch import Tensor
 
 from verifier.search.domain import Domains
+from verifier.search.record import Record
 
 D = TypeVar("D", bound=Domains)
 
@@ -14,10 +15,11 @@ D = TypeVar("D", bound=Domains)
 class Splitting(Protocol[D]):
     """A kind of split: what its subdomains hold, how they are bounded and halved.
 
-    evaluations: bounds computed so far, one for each subdomain and step.
+    evaluations: bounds computed so far, one for each subdomain and step. record: of the splits, where one is kept.
     """
 
     evaluations: int
+    record: Record | None
 
     def root(self) -> D:
         """The whole region, once for every unsafe set, not bounded yet (`lower` is -inf)."""
@@ -34,6 +36,9 @@ class Splitting(Protocol[D]):
 
     def split(self, domains: D) -> D:
         """The parts of splittable subdomains, each with `lower` of the whole."""
+
+    def keep(self, closed: D) -> None:
+        """Take down what proved these subdomains, where a record is kept."""
 
     def close(self, leaf: D, deadline: float) -> tuple[float, Tensor | None]:
         """The bound of one subdomain that cannot be split, and an input (1, *input_shape) to judge if that fails."""

@@ -17,9 +17,12 @@ from torch import Tensor
 from verifier.graph import Graph
 from verifier.ops.base import Activation, PiecewiseLinear, Relaxation
 from verifier.search.domain import joined
+from verifier.search.evaluator import Evaluator
 from verifier.search.neurons import NeuronSplits, Open
+from verifier.search.record import Record, Records
 from verifier.search.reduced import Forms, ReducedEvaluator, forms, pays, stable_lines
 from verifier.search.rows import Rows
+from verifier.search.segments import SegmentEvaluator
 from verifier.search.units import Units
 from verifier.types import Box, Interval
 
@@ -31,53 +34,75 @@ WORST = 0.5  # the share of the range of a neuron's bounds in which parts are sp
 class Tightening:
     """rounds: of splits below a neuron, at most. seconds: for them, in equal parts for all layers.
 
-    steps, shortlist: as in the search.
+    steps, shortlist: as in the search, of which there are few here: many subdomains pay more than good bounds of some.
     """
 
     rounds: int
     seconds: float
 
-    steps: int = 8
-    shortlist: int = 16
+    steps: int = 4
+    shortlist: int = 8
 
     def __call__(
-        self, graph: Graph, region: Box, nodes: Mapping[int, Interval], deadline: float
+        self,
+        graph: Graph,
+        region: Box,
+        nodes: Mapping[int, Interval],
+        deadline: float,
+        records: Records | None = None,
     ) -> tuple[dict[int, Interval], ReducedEvaluator | None]:
-        """Better bounds of what activations read, and the reduced network of the whole graph where that pays."""
+        """Better bounds of what activations read, and the reduced network of the whole graph where that pays.
+
+        records: where to keep what proves the bounds, if that is wanted.
+        """
         nodes, units = dict(nodes), Units.none(graph)
         lines: dict[int, Relaxation] = {}
         if not all(isinstance(n.op, PiecewiseLinear) for n in graph.nodes if isinstance(n.op, Activation)):
             return nodes, None
         activations = sum(isinstance(n.op, Activation) for n in graph.nodes)
-        every: Forms | None = None
+        every: Forms | None = Forms.none(graph)  # None once the reduced network would be dearer than the network itself
         done: set[int] = set()
         for index, node in enumerate(graph.nodes):
             if not isinstance(node.op, Activation):
                 continue
             read = node.inputs[0]
             positions = node.op.unstable(nodes[read]).flatten().nonzero().squeeze(1)
-            rows = forms(graph, read, positions, lines, units)
+            rows = None if every is None else forms(graph, read, positions, lines, units)
             if len(units) and len(positions) and read not in done and time.monotonic() < deadline:
-                network = ReducedEvaluator.of(region, units, rows if every is None else every.then(rows))
+                network: Evaluator | None
+                if every is None or rows is None:
+                    network = SegmentEvaluator.of(graph, region, nodes, units, read, positions)
+                else:
+                    network = ReducedEvaluator.of(region, units, every.then(rows))
                 share = time.monotonic() + self.seconds / activations
-                nodes[read] = self._tightened(network, nodes[read], positions, min(share, deadline))
+                if network is not None:
+                    z, record = nodes[read], None
+                    if records is not None:
+                        record = records.neuron_record(units, [1] * 2 * len(positions), dict(nodes))
+                    nodes[read] = self._tightened(network, z, positions, min(share, deadline), record)
+                    if records is not None and record is not None:
+                        records.claim(index, positions, record, z, nodes[read])
             done.add(read)
             kept = node.op.unstable(nodes[read]).flatten()[positions]
-            rows, positions = rows.select(kept), positions[kept]
-            every = rows if every is None else every.then(rows)
             units = units.then(graph, index, nodes[read])
-            lines[index] = stable_lines(node.op, nodes[read], positions)
-            if not pays(graph, region, len(units)):
-                return nodes, None
+            if every is not None and rows is not None:
+                every, positions = every.then(rows.select(kept)), positions[kept]
+                lines[index] = stable_lines(node.op, nodes[read], positions)
+                every = every if pays(graph, region, len(units)) else None
+        if every is None:
+            return nodes, None
         output = torch.arange(graph.nodes[-1].size, device=graph.device)
         rows = forms(graph, graph.output, output, lines, units)
-        return nodes, ReducedEvaluator.of(region, units, rows if every is None else every.then(rows))
+        return nodes, ReducedEvaluator.of(region, units, every.then(rows))
 
-    def _tightened(self, network: ReducedEvaluator, z: Interval, positions: Tensor, deadline: float) -> Interval:
+    def _tightened(
+        self, network: Evaluator, z: Interval, positions: Tensor, deadline: float, record: Record | None
+    ) -> Interval:
         """The bounds of the network's outputs, which are the neurons of z at `positions`."""
         eye = torch.eye(len(positions), dtype=z.lower.dtype, device=z.lower.device)
         C = torch.cat((eye, -eye)).unsqueeze(1)
-        search = NeuronSplits(network, Rows(C, C.new_zeros(len(C), 1)), 0.0, self.steps, self.shortlist)
+        rows = Rows(C, C.new_zeros(len(C), 1))
+        search = NeuronSplits(network, rows, 0.0, self.steps, self.shortlist, record=record)
         low, high = self._least(search, deadline).to(z.lower).chunk(2)
         lower, upper = z.lower.flatten().clone(), z.upper.flatten().clone()
         lower[positions] = torch.maximum(lower[positions], low)
@@ -106,6 +131,7 @@ class Tightening:
             if not halves:
                 break
             parts = joined([parts.select(kept), *halves])
+        search.keep(parts)
         return _by_set(parts, count, "amin")
 
 

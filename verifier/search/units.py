@@ -25,6 +25,10 @@ class Lines(NamedTuple):
     lower_offset: Tensor | None
     upper_offset: Tensor | None
 
+    def at(self, part: slice) -> Lines:
+        """Those of some units, where the units are the first axis."""
+        return Lines(*(None if side is None else side[part] for side in self))  # type: ignore[arg-type]
+
     def of(self, part: slice) -> Lines:
         """Those of some units."""
         offsets = (None if side is None else side[:, part] for side in (self.lower_offset, self.upper_offset))

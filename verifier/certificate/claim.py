@@ -1,0 +1,113 @@
+"""From the proofs of properties to a certificate about files, which the checker accepted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from verifier.certificate.checker import Accepted, Refused, Unproved, check
+from verifier.certificate.reading import Case, Network, read_property
+from verifier.certificate.writer import write
+from verifier.errors import CertificateError
+from verifier.proof import Leaf, Proof, Tree, with_leaves
+from verifier.spec.property import HalfSpaces, Property
+
+NEAR = 1e-9  # relative; a file's decimals and the float64 numbers that a search reads of them
+SMOOTH_OR_MERGED = "there is no float32 claim"
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """A certificate with the files that it is about, and what the checker said of it."""
+
+    content: bytes
+    model: bytes
+    statement: bytes
+    accepted: Accepted
+
+
+def certificate(model: bytes, statement: bytes, proved: Sequence[tuple[Property, Proof]]) -> Certificate:
+    """The certificate of properties that together are what a VNN-LIB file states about an ONNX model.
+
+    It claims float32 execution where that can be proved, else real arithmetic. The check is in rounded arithmetic.
+    Raises CertificateError when the checker refuses, with its reason and the bound of the leaf that was not proved.
+    """
+    try:
+        proof = merged(model, statement, proved)
+        try:
+            return _checked(model, statement, proof, "float32")
+        except Refused:
+            return _checked(model, statement, proof, "real")
+    except Refused as error:
+        bound = error.bound if isinstance(error, Unproved) else None
+        raise CertificateError(f"the checker refuses: {error}", bound) from error
+
+
+def _checked(model: bytes, statement: bytes, proof: Proof, semantics: str) -> Certificate:
+    content = write(model, statement, proof, semantics)
+    return Certificate(content, model, statement, check(content, model, statement, "rounded", sample=0))
+
+
+def merged(model: bytes, statement: bytes, proved: Sequence[tuple[Property, Proof]]) -> Proof:
+    """One proof for all cases of a file, in its order. Raises CertificateError when some case is not among them.
+
+    Boxes have bounds of hidden neurons of their own: lemmas of a single property only can be kept.
+    """
+    network = Network(model, proved[0][1].merge)
+    cases = read_property(statement.decode(), network.nodes[1].size, network.output.size)
+    if len(proved) > 1 and any(proof.lemmas or proof.slots for _, proof in proved):
+        raise CertificateError("there is no certificate yet about several boxes with splits of neurons")
+    trees: list[Tree] = []
+    again: list[bool] = []
+    for case in cases:
+        tree, anew = _of_case(case, proved)
+        trees.append(tree)
+        again.append(anew)
+    return replace(proved[0][1], trees=trees, recompute=again)
+
+
+def _of_case(case: Case, proved: Sequence[tuple[Property, Proof]]) -> tuple[Tree, bool]:
+    """The tree about a case, its weights about the case's own rows; and whether it recomputes bounds."""
+    box = (case.lower, case.upper)
+    for prop, proof in proved:
+        if (list(prop.region.lower.flat), list(prop.region.upper.flat)) != box:
+            continue
+        for k, unsafe in enumerate(prop.unsafe):
+            turn = _rows_of(case, unsafe)
+            if turn is not None:
+                again = bool(proof.recompute and proof.recompute[k])
+                if len(case.rows) == 1:
+                    return proof.trees[k], again
+
+                def turned(leaf: Leaf, turn: np.ndarray = turn) -> Leaf:
+                    return replace(leaf, weights=(np.asarray(leaf.weights) @ turn).tolist())
+
+                return with_leaves(proof.trees[k], turned), again
+    raise CertificateError("the property's file states a case that was not proved")
+
+
+def _rows_of(case: Case, unsafe: HalfSpaces) -> np.ndarray | None:
+    """T (rows of the set, rows of the case) such that weights w of the set are w @ T of the case; None for others."""
+    mine = np.concatenate((unsafe.C.double().numpy(), unsafe.d.double().numpy()[:, None]), axis=1)
+    theirs = np.array([[*map(float, row), float(c)] for row, c in zip(case.rows, case.constants, strict=True)])
+    if not len(theirs):
+        return None
+    turn = np.zeros((len(mine), len(theirs)))
+    for i, row in enumerate(mine):
+        place = int(np.abs(row[:-1]).argmax())
+        for j, other in enumerate(theirs):
+            scale = row[place] / other[place] if other[place] else 0.0
+            if scale > 0 and np.allclose(row, scale * other, rtol=NEAR, atol=NEAR * np.abs(row).max()):
+                turn[i, j] = scale
+                break
+        else:
+            return None
+    return turn if (turn.any(axis=0) | _repeated(theirs)).all() else None
+
+
+def _repeated(rows: np.ndarray) -> np.ndarray:
+    """A mask of rows that repeat an earlier one."""
+    _, first = np.unique(rows, axis=0, return_index=True)
+    return ~np.isin(np.arange(len(rows)), first)

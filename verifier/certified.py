@@ -1,0 +1,102 @@
+"""Answers that carry a certificate, which the checker has accepted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from verifier.certificate.claim import Certificate, certificate
+from verifier.certificate.statement import vnnlib
+from verifier.errors import CertificateError, ModelError, SpecificationError
+from verifier.proof import Proof
+from verifier.spec.property import Property
+from verifier.strategy import Settings, Subject, verify
+from verifier.verdict import Result, Verdict
+
+ATTEMPTS = 5
+MORE = 4.0  # how much further than the last shortfall the next search must go
+
+
+class CertifiableSubject(Subject, Protocol):
+    """A subject that is also an ONNX model (see `verifier.load.Model`)."""
+
+    def onnx(self) -> bytes: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Certified:
+    """A result, and the certificate behind it when it is VERIFIED. seconds: what writing and checking took."""
+
+    result: Result
+    certificate: Certificate | None
+    seconds: float = 0.0
+
+
+def verify_certified(
+    subject: CertifiableSubject,
+    prop: Property,
+    settings: Settings | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Certified:
+    """`strategy.verify`, whose VERIFIED counts once a certificate is accepted; else it is UNKNOWN, with the reason.
+
+    The certificate is about `subject.onnx()` and the property as VNN-LIB text. Raises what `verify` raises.
+    """
+
+    def search(settings: Settings) -> tuple[Result, Sequence[tuple[Property, Proof | None]]]:
+        result = verify(subject, prop, settings, progress)
+        return result, [(prop, result.proof)]
+
+    try:
+        statement = vnnlib(prop).encode()
+    except SpecificationError as error:
+        return _without(verify(subject, prop, settings, progress), str(error))
+    return with_certificate(subject, statement, search, settings or Settings())
+
+
+def with_certificate(
+    subject: CertifiableSubject,
+    statement: bytes,
+    search: Callable[[Settings], tuple[Result, Sequence[tuple[Property, Proof | None]]]],
+    settings: Settings,
+) -> Certified:
+    """Search until the certificate of what was found is accepted: again with more slack where a leaf proves too little.
+
+    search: the result, and for every property of the statement the proof. statement: VNN-LIB 1.0.
+    """
+    deadline, slack, spent, reason = time.monotonic() + settings.timeout, 0.0, 0.0, ""
+    settings = replace(settings, proof=True)
+    for attempt in range(ATTEMPTS):
+        left = settings.timeout if not attempt else deadline - time.monotonic()
+        if left <= 0:
+            break
+        result, proved = search(replace(settings, timeout=left, slack=slack))
+        if result.verdict is not Verdict.VERIFIED:
+            return Certified(result, None, spent)
+        began = time.monotonic()
+        proofs = [(prop, proof) for prop, proof in proved if proof is not None]
+        if len(proofs) < len(proved):
+            return _without(result, "the method leaves no proof behind", spent)
+        try:
+            found = certificate(subject.onnx(), statement, proofs)
+        except (CertificateError, ModelError) as error:
+            spent += time.monotonic() - began
+            reason = str(error)
+            if not isinstance(error, CertificateError) or error.bound is None:
+                break
+            slack += MORE * max(-error.bound, 1e-9 * abs(result.found))
+            continue
+        spent += time.monotonic() - began
+        result = replace(result, semantics=found.accepted.semantics, proved=found.accepted.margin)
+        return Certified(result, found, spent)
+    return _without(result, reason, spent)
+
+
+def _without(result: Result, reason: str, seconds: float = 0.0) -> Certified:
+    """A result that is not VERIFIED for want of a certificate."""
+    if result.verdict is Verdict.VERIFIED:
+        reason = f"bounds say that it is verified, but no certificate could be written: {reason}"
+        result = replace(result, verdict=Verdict.UNKNOWN, reason=reason)
+    return Certified(result, None, seconds)

@@ -1,0 +1,84 @@
+"""What a search hands over to be certified: trees of splits, with the multipliers that close their leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+INPUT = -1
+Neuron = tuple[int, int]  # the number of an activation, or INPUT, and a position in its flattened tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Leaf:
+    """A closed subdomain.
+
+    weights: of the rows of its unsafe set, nonnegative, of any scale; all zero where the multipliers prove that the
+    subdomain is empty. slopes: one for each slot of the proof, or None for the checker's own choice. extra: by
+    split neuron, what its multiplier has beyond the slope's (beta).
+    """
+
+    weights: Sequence[float] = (1.0,)
+    slopes: np.ndarray | None = None
+    extra: Mapping[Neuron, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """A neuron, or an input, cut at a point into the halves below and above."""
+
+    at: Neuron
+    point: float
+    below: Tree
+    above: Tree
+
+
+Tree = Leaf | Split
+
+
+def preorder(tree: Tree) -> Iterator[tuple[Tree, list[Neuron]]]:
+    """Every node with the neurons and inputs that are split above it, halves below first."""
+    stack: list[tuple[Tree, list[Neuron]]] = [(tree, [])]
+    while stack:
+        node, path = stack.pop()
+        yield node, path
+        if isinstance(node, Split):
+            stack += [(half, [*path, node.at]) for half in (node.above, node.below)]
+
+
+def with_leaves(tree: Tree, change: Callable[[Leaf], Leaf]) -> Tree:
+    """The same tree with every leaf changed."""
+    made: list[Tree] = []
+    for node, _ in reversed(list(preorder(tree))):
+        made.append(Split(node.at, node.point, made.pop(), made.pop()) if isinstance(node, Split) else change(node))
+    return made[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Lemma:
+    """A bound of what an activation reads at `of`, lower or `upper`; weights of leaves have no meaning here."""
+
+    of: Neuron
+    upper: bool
+    tree: Tree
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What a search hands over: a tree for every unsafe set, in the order of the property's normal form.
+
+    lemmas: each rests on those about earlier activations. slots: the lines that leaves may state slopes of: neurons,
+    and whether it is the line above (used where the coefficient is negative). refine: whether bounds of activations'
+    inputs are refined by backward passes (default: of all but the first). recompute: by tree (default: for none),
+    whether that is done anew in every part; worth it for splits of inputs, and then `extra` does not count. merge:
+    whether ReLUs that read the same but for the sign are one.
+    """
+
+    trees: Sequence[Tree]
+    lemmas: Sequence[Lemma] = ()
+    slots: Sequence[tuple[Neuron, bool]] = ()
+    refine: Sequence[bool] | None = None
+    recompute: Sequence[bool] = ()
+    merge: bool = False

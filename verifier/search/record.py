@@ -1,0 +1,180 @@
+"""The trees of splits that searches make, and what closes their leaves: what a certificate is written from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from verifier.bounds.crown import unsqueezed
+from verifier.graph import Graph
+from verifier.ops.base import Activation
+from verifier.ops.relu import Hinge
+from verifier.proof import INPUT, Leaf, Lemma, Neuron, Proof, Split, Tree
+from verifier.search.units import Units
+from verifier.types import Interval
+
+Slot = tuple[Neuron, bool]  # a neuron, and whether it is the line above it
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What closes n subdomains. weights: (n, rows), of the rows of the unsafe set. slopes: (n, slots), of the lines of
+    the record's slots; None where there are no such choices. pressure: (n, places), multipliers of what was split."""
+
+    weights: Tensor
+    slopes: Tensor | None = None
+    pressure: Tensor | None = None
+
+
+class Record:
+    """One tree for every unsafe set, whose roots are the nodes 0, 1, ...
+
+    sizes: how many rows each unsafe set has. places: the neurons (or inputs) that may be split. slots: the lines whose
+    slopes leaves state. nodes: the bounds of what activations read that the search rests on.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        places: Sequence[Neuron],
+        slots: Sequence[Slot] = (),
+        nodes: Mapping[int, Interval] | None = None,
+    ) -> None:
+        self.sizes, self.places, self.slots, self.nodes, self.count = sizes, places, slots, nodes or {}, len(sizes)
+        self._splits: list[tuple[list[int], list[int], list[float], int]] = []
+        self._leaves: list[tuple[list[int], _Leaves]] = []
+
+    def split(self, node: Tensor, place: Tensor, point: Tensor) -> Tensor:
+        """Cut nodes (n,) at points of places; returns the halves (2n,), first all below."""
+        first, n = self.count, len(node)
+        self._splits.append((node.tolist(), place.tolist(), point.double().tolist(), first))
+        self.count += 2 * n
+        return torch.arange(first, first + 2 * n, device=node.device)
+
+    def close(self, node: Tensor, unsafe: Tensor, evidence: Evidence) -> None:
+        """Nodes (n,) of unsafe sets (n,) are proved."""
+        if len(node):
+            sizes = [self.sizes[k] for k in unsafe.tolist()]
+            self._leaves.append((node.tolist(), _Leaves.of(evidence, sizes)))
+
+    def trees(self, slots: Sequence[Slot] = (), defaults: np.ndarray | None = None) -> list[Tree | None]:
+        """By unsafe set, the tree, or None where some part of it is not closed.
+
+        slots: those that leaves' slopes are to be about, at least the record's own; defaults: (slots,), for the others.
+        """
+        columns = {slot: i for i, slot in enumerate(slots)}
+        found: list[Tree | None] = [None] * self.count
+        own = np.array([columns[slot] for slot in self.slots], dtype=np.int64)
+        for nodes, leaves in self._leaves:
+            for node, leaf in zip(nodes, leaves.made(self.places, own, defaults), strict=True):
+                found[node] = leaf
+        for nodes, places, points, first in reversed(self._splits):
+            for i, (node, place, point) in enumerate(zip(nodes, places, points, strict=True)):
+                below, above = found[first + i], found[first + len(nodes) + i]
+                if below is not None and above is not None:
+                    found[node] = Split(self.places[place], point, below, above)
+        return found[: len(self.sizes)]
+
+
+@dataclass(frozen=True, eq=False)
+class _Leaves:
+    """Evidence in little memory; pressure by row, place and value."""
+
+    weights: list[list[float]]
+    slopes: np.ndarray | None
+    pressure: tuple[np.ndarray, np.ndarray, np.ndarray] | None
+
+    @classmethod
+    def of(cls, evidence: Evidence, sizes: Sequence[int]) -> _Leaves:
+        """sizes: the rows of each leaf's unsafe set; `search.rows` repeats the last one."""
+        weights = [[*w[: n - 1], sum(w[n - 1 :])] for w, n in zip(evidence.weights.tolist(), sizes, strict=True)]
+        slopes, pressure = evidence.slopes, None
+        if evidence.pressure is not None:
+            dense = evidence.pressure.float().cpu().numpy()
+            rows, places = np.nonzero(dense)
+            pressure = rows, places, dense[rows, places]
+        half = None if slopes is None else slopes.to("cpu", torch.float16).numpy()
+        return cls(weights, half, pressure)
+
+    def made(self, places: Sequence[Neuron], own: np.ndarray, defaults: np.ndarray | None) -> list[Leaf]:
+        """Leaves with slopes for all slots, of which `own` are stated here."""
+        slopes: list[np.ndarray | None] = [None] * len(self.weights)
+        if self.slopes is not None:
+            assert defaults is not None
+            every = np.tile(defaults.astype(np.float16), (len(self.weights), 1))
+            every[:, own] = self.slopes
+            slopes = list(every)
+        extra: list[dict[Neuron, float]] = [{} for _ in self.weights]
+        if self.pressure is not None:
+            for row, place, value in zip(*(part.tolist() for part in self.pressure), strict=True):
+                extra[row][places[place]] = value
+        return [Leaf(*parts) for parts in zip(self.weights, slopes, extra, strict=True)]
+
+
+class Records:
+    """Everything that a search leaves behind.
+
+    sets: by unsafe set, the record that closed it, and as which of its sets. claims: by neuron, and whether it is the
+    upper bound, the record that proves the best bound, and as which of its sets.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.numbers = {
+            i: k for k, i in enumerate(i for i, n in enumerate(graph.nodes) if isinstance(n.op, Activation))
+        }
+        self.sets: dict[int, tuple[Record, int]] = {}
+        self.claims: dict[tuple[Neuron, bool], tuple[Record, int]] = {}
+
+    def neuron_record(self, units: Units, sizes: Sequence[int], nodes: Mapping[int, Interval]) -> Record:
+        """A record of splits of units, for unsafe sets with so many rows, over bounds of what activations read."""
+        places = [(self.numbers[b.activation], i) for b in units.blocks for i in b.positions.tolist()]
+        # Above a convex bend the best line is the chord, which is the checker's own choice.
+        convex = all(isinstance(b.op, Hinge) and b.op.slopes[0] <= b.op.slopes[1] for b in units.blocks)
+        slots = [(place, upper) for upper in ((False,) if convex else (False, True)) for place in places]
+        return Record(sizes, places, slots, nodes)
+
+    def claim(self, activation: int, positions: Tensor, record: Record, before: Interval, after: Interval) -> None:
+        """The record's sets are the lower, then the upper bounds of what an activation reads at positions."""
+        ends = ((False, before.lower, after.lower), (True, -before.upper, -after.upper))
+        for upper, old, new in ends:
+            values = [side.flatten()[positions].tolist() for side in (old, new)]
+            for i, (position, was, now) in enumerate(zip(positions.tolist(), *values, strict=True)):
+                if now > was:
+                    self.claims[(self.numbers[activation], position), upper] = record, i + upper * len(positions)
+
+    def proof(self, count: int, merge: bool = False) -> Proof | None:
+        """The proof of `count` unsafe sets, or None when one is not closed. merge: see `Proof`."""
+        if not all(k in self.sets for k in range(count)):
+            return None
+        used = [record for record, _ in self.sets.values()] + [record for record, _ in self.claims.values()]
+        records = list(dict.fromkeys(used))
+        slots = sorted({slot for record in records for slot in record.slots})
+        made = {record: record.trees(slots, self._defaults(record, slots)) for record in records}
+        trees = [made[record][i] for record, i in (self.sets[k] for k in range(count))]
+        lemmas = [
+            Lemma(neuron, upper, tree)
+            for (neuron, upper), (record, i) in self.claims.items()
+            if (tree := made[record][i]) is not None
+        ]
+        closed = [tree for tree in trees if tree is not None]
+        inputs = [any(number == INPUT for number, _ in self.sets[k][0].places) for k in range(count)]
+        return Proof(closed, lemmas, slots, None, inputs, merge) if len(closed) == count else None
+
+    def _defaults(self, record: Record, slots: Sequence[Slot]) -> np.ndarray:
+        """CROWN's slopes (slots,) under the bounds that a record rests on; zero where it has none."""
+        slopes: dict[int, tuple[Tensor, Tensor]] = {}
+        for index, number in self.numbers.items():
+            node = self.graph.nodes[index]
+            z = record.nodes.get(node.inputs[0])
+            if z is not None:
+                z = unsqueezed(z)
+                assert isinstance(node.op, Activation)
+                lines = node.op.relax(z, node.op.initial(z, "adaptive"))
+                slopes[number] = lines.lower_slope.flatten().cpu(), lines.upper_slope.flatten().cpu()
+        found = [float(slopes[i][upper][j]) if i in slopes else 0.0 for (i, j), upper in slots]
+        return np.array(found)
