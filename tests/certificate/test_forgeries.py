@@ -13,8 +13,9 @@ import pytest
 from certified import Files, flat_proof, input_tree, leaf, neuron_tree, random_files, shifted
 
 from verifier.certificate import checker
-from verifier.certificate.checker import MAGIC, Refused, unpack
+from verifier.certificate.checker import Refused
 from verifier.certificate.format import pack
+from verifier.certificate.trees import MAGIC, unpack
 from verifier.certificate.writer import write
 from verifier.proof import Leaf, Split
 
@@ -81,9 +82,27 @@ def test_another_networks_certificate_is_refused(files: Files) -> None:
 
 
 @pytest.fixture(scope="module")
-def split(files: Files) -> bytes:
+def halved() -> Files:
+    """A claim that a tree of halved boxes proves with little room, and whose first box alone proves nothing."""
+    low, high = -10.0, 0.0
+    while high - low > 1e-7:
+        lift = (low + high) / 2
+        files = shifted(random_files(4), lift)
+        try:
+            checker.check(
+                write(files.model, files.text, flat_proof(files, input_tree, recompute=True)), files.model, files.text
+            )
+            high = lift
+        except Refused:
+            low = lift
+    assert high < -1e-3
+    return shifted(random_files(4), high)
+
+
+@pytest.fixture(scope="module")
+def split(halved: Files) -> bytes:
     """A certificate whose tree halves the box along an input that matters, with room for no mistake."""
-    return write(files.model, files.text, flat_proof(files, input_tree, recompute=True))
+    return write(halved.model, halved.text, flat_proof(halved, input_tree, recompute=True))
 
 
 FORGERIES: dict[str, Callable[[dict[str, Any], Arrays], None]] = {
@@ -97,7 +116,6 @@ FORGERIES: dict[str, Callable[[dict[str, Any], Arrays], None]] = {
     "no such neuron": lambda h, a: (a["kind.0"].__setitem__(0, 2), a["position.0"].__setitem__(0, 10**6))[0],
     "no such activation": lambda h, a: a["kind.0"].__setitem__(0, 99),
     "no such input": lambda h, a: a["position.0"].__setitem__(0, 10**6),
-    "no weights": lambda h, a: a["weights.0"].__setitem__(slice(None), 0),
     "weights of another set": lambda h, a: a.update({"weights.0": np.ones((len(a["weights.0"]), 9), dtype=int)}),
     "a set less": lambda h, a: a.pop("kind.0"),
     "an unknown semantics": lambda h, a: h.update(semantics="float16"),
@@ -107,11 +125,16 @@ FORGERIES: dict[str, Callable[[dict[str, Any], Arrays], None]] = {
 
 
 @pytest.mark.parametrize("name", FORGERIES)
-def test_forgeries_are_refused(files: Files, split: bytes, name: str) -> None:
+def test_forgeries_are_refused(halved: Files, split: bytes, name: str) -> None:
     header, arrays = parts(split)
     arrays = {n: np.array(a) for n, a in arrays.items()}
     FORGERIES[name](header, arrays)
-    refused(files, pack(header, arrays))
+    refused(halved, pack(header, arrays))
+
+
+def test_a_leaf_without_weights_is_refused(files: Files) -> None:
+    header, arrays = parts(write(files.model, files.text, flat_proof(files)))
+    refused(files, pack(header, {**arrays, "weights.0": np.zeros_like(arrays["weights.0"])}), "is not proved")
 
 
 def test_a_sign_flipped_is_refused(files: Files) -> None:

@@ -9,6 +9,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from verifier.certificate.statement import vnnlib
+from verifier.certified import CertifiableSubject, Certified, with_certificate
+from verifier.proof import Proof
 from verifier.spec.property import Property
 from verifier.spec.vnnlib import Query
 from verifier.strategy import Settings, Subject, verify
@@ -21,13 +24,38 @@ FIRST_ROUND = 0.2  # of the time, spread evenly, so that a hard box does not kee
 class Answer:
     """What holds for the whole query.
 
-    cases: the results of the input boxes, as far as they were looked at. point: the counterexample in exact numbers, of
+    cases: the results of the input boxes, as far as they were looked at, and which property each is about. point: the counterexample in exact numbers, of
     the network's input shape; it lies in the box, and `result.counterexample` is what the network reads of it.
     """
 
     result: Result
     cases: tuple[Result, ...]
     point: np.ndarray | None = None
+    properties: tuple[Property, ...] = ()
+
+
+def certified_answer(
+    subject: CertifiableSubject,
+    query: Query,
+    statement: bytes | None = None,
+    settings: Settings | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> tuple[Answer, Certified]:
+    """`answer`, whose VERIFIED counts once a certificate is accepted; see `verifier.certified`.
+
+    statement: what the query was read from, if that is VNN-LIB 1.0; else it is written anew.
+    """
+    properties = query.properties(subject.graph.input_shape, math.prod(subject.graph.output_shape))
+    last: list[Answer] = []
+
+    def search(settings: Settings) -> tuple[Result, list[tuple[Property, Proof | None]]]:
+        last.append(answer(subject, query, settings, progress))
+        proofs = zip(last[-1].properties, last[-1].cases, strict=True)
+        return last[-1].result, [(prop, case.proof) for prop, case in proofs]
+
+    text = vnnlib(*properties).encode() if statement is None else statement
+    found = with_certificate(subject, text, search, settings or Settings())
+    return replace(last[-1], result=found.result), found
 
 
 def answer(
@@ -77,6 +105,7 @@ def _answer(
     query: Query, properties: Sequence[Property], found: dict[int, Result], began: float, settings: Settings
 ) -> Answer:
     """The verdict over all cases, carried by the one that decides it."""
+    looked_at = tuple(properties[k] for k in sorted(found))
     cases = tuple(found[k] for k in sorted(found))
     seconds = time.monotonic() - began
     about = f"no input that {query.name} allows has a forbidden output"
@@ -100,7 +129,7 @@ def _answer(
         reason=limit if late else decisive.reason,
         solver_word=verdict is Verdict.VERIFIED and any(case.solver_word for case in cases),
     )
-    return Answer(result, cases)
+    return Answer(result, cases, properties=looked_at)
 
 
 def _stages(found: dict[int, Result]) -> tuple[StageReport, ...]:

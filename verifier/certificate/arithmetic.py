@@ -92,6 +92,11 @@ class Exact:
         step = np.frexp(np.divide(greatest, reach, out=np.zeros_like(s), where=reach > 0))[1] - self.keeps
         return np.where((reach > 0) & (greatest > 0), np.ldexp(np.rint(np.ldexp(s, -step)), step), 0.0)
 
+    def enclosed(self, v: Number, shape: tuple[int, ...]) -> tuple[Array, Array]:
+        """Floats (shape), and how far v may be from them."""
+        near = np.broadcast_to(self.near(v), shape)
+        return near, np.abs(near) * 2.0**-52 + TINY
+
     def fractions(self, v: Number) -> list[Fraction]:
         return [int(i) * Fraction(2) ** v[1] for i in v[0]]
 
@@ -133,5 +138,23 @@ class Rounded:
     def multiplier(self, s: Array, reach: Array) -> Array:
         return s
 
+    def enclosed(self, v: Number, shape: tuple[int, ...]) -> tuple[Array, Array]:
+        value, error = self.number(v)
+        return np.broadcast_to(value, shape), np.broadcast_to(error, shape)
+
     def fractions(self, v: Number) -> list[Fraction]:
         return [Fraction(x) for x in self.down(v).tolist()]  # NaN and infinity raise
+
+
+def clipped(lower: Array, upper: Array, constant: Array, A: Array, error: Array) -> tuple[Array, Array, Array]:
+    """Lower bounds (n,) over boxes (n, k) of constant + A' x, |A' - A| <= error; what of the boxes these leave open."""
+    reach = np.maximum(np.abs(lower), np.abs(upper))
+    wrong = error * reach
+    least = np.minimum(A * lower, A * upper) - wrong
+    mass = np.abs(constant)[:, None] + (np.abs(A) * reach + wrong).sum(axis=1, keepdims=True)
+    slack = mass * ((A.shape[1] + 16) * UNIT * MORE) + TINY
+    bound = constant[:, None] + least.sum(axis=1, keepdims=True) - slack
+    limit = (least + wrong - bound) / A  # beyond it, A x alone outweighs the rest
+    limit = limit + np.sign(A) * (np.abs(limit) * 2.0**-50 + TINY)
+    upper = np.where(A > 0, np.fmin(upper, limit), upper)
+    return bound[:, 0], np.where(A < 0, np.fmax(lower, limit), lower), upper

@@ -1,8 +1,9 @@
 """A stand-alone checker of certificates: `python checker.py CERT --model M.onnx --property P.vnnlib`.
 
-It trusts nobody: with `reading.py` and `arithmetic.py` beside it, it reads model and property itself, recomputes every
-bound, and needs only numpy and onnx. A certificate (see format.py) holds a tree of splits for every unsafe set of the
-property, and hints that can make a bound weak but never wrong, by weak duality: for ANY multipliers s and l <= z <= u,
+It trusts nobody: with `trees.py`, `arithmetic.py` and `reading.py` beside it, it reads model and property itself,
+recomputes every bound, and needs only numpy and onnx. A certificate (see format.py) holds a tree of splits for every
+unsafe set of the property, and hints that can make a bound weak but never wrong, by weak duality: for ANY multipliers s
+and l <= z <= u,
 
     y = W x + b:    s.y = (W^T s).x + s.b
     a = act(z):     v.a >= s.z + sum_j min over z_j in [l_j, u_j] of (v_j act(z_j) - s_j z_j),
@@ -18,11 +19,9 @@ import argparse
 import gzip
 import hashlib
 import itertools
-import json
 import math
 import sys
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -30,16 +29,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 if __package__:
-    from verifier.certificate.arithmetic import MORE, TINY, Exact, Number, Rounded
+    from verifier.certificate.arithmetic import MORE, TINY, Exact, Number, Rounded, clipped
     from verifier.certificate.reading import SMOOTH, Array, Case, Network, Node, Refused, logistic, need, read_property
-else:  # run as a file, with the other two beside it
-    from arithmetic import MORE, TINY, Exact, Number, Rounded  # type: ignore
+    from verifier.certificate.trees import INPUT, LEAF, MOST_BYTES, Leaf, Tree, batches, leaves, unpack
+else:  # run as a file, with the others beside it
+    from arithmetic import MORE, TINY, Exact, Number, Rounded, clipped  # type: ignore
     from reading import SMOOTH, Array, Case, Network, Node, Refused, logistic, need, read_property  # type: ignore
+    from trees import INPUT, LEAF, MOST_BYTES, Leaf, Tree, batches, leaves, unpack  # type: ignore
 
-MAGIC, LEAF, INPUT = b"NN certificate 1\n", 0, 1  # kinds of tree nodes; kind 2 + i splits the input of activation i
-TYPES = {"kind": "<u4", "position": "<u4", "point": "<f8", "weights": "<u2", "code": "<u4", "extra": "<f4",
-         "slots": "<u4", "codes": "|u1", "target": "<u4"}  # fmt: skip
-MOST_BYTES, MOST_SPLITS, BATCH, EXACT_WORK = 1 << 28, 2000, 1 << 16, 1 << 25  # work: about a minute of exact arithmetic
+BATCH, EXACT_WORK = 1 << 16, 1 << 25  # work: about a minute of exact arithmetic
 UNIT32, SMALL32, LARGE32 = 2.0**-24, 2.0**-148, 2.0**126
 
 
@@ -109,8 +107,13 @@ class Analysis:
                 pairs += [(line - error, z), (line + error, z)]
         return pairs
 
-    def pull(self, start: Node, rows: Array, owner: Array, d: Domains, code: Array, splits: Splits) -> Number:
-        """Lower bounds of rows (r, size) over what `start` reads, in the regions `owner`, with rows `code` of hints."""
+    def pull(
+        self, start: Node, rows: Array, owner: Array, d: Domains, code: Array, splits: Splits, form: Any = None
+    ) -> Number:
+        """Lower bounds of rows (r, size) over what `start` reads, in the regions `owner`, with rows `code` of hints.
+
+        form: a list that takes up the coefficients of the inputs, which then do not enter the bounds.
+        """
         nodes, arithmetic, totals = self.network.nodes, self.arithmetic, [np.zeros(len(rows))]
         pending: list[list[Number]] = [[] for _ in nodes]
 
@@ -130,7 +133,9 @@ class Analysis:
             node, v = nodes[j], arithmetic.total(pending[j]) if pending[j][1:] else pending[j][0]
             lower, upper = map(own, d.z.get(j) or (d.lower[j], d.upper[j]))
             near, reach = arithmetic.near(v), np.maximum(np.abs(lower), np.abs(upper))
-            if node.op == "input":
+            if node.op == "input" and form is not None:
+                form.append(v)
+            elif node.op == "input":
                 totals.append(arithmetic.least(v, np.zeros(1), [(lower, lower), (upper, upper)]))
             elif node.op == "affine":
                 s = v
@@ -271,69 +276,13 @@ class Analysis:
 
 
 # --- The certificate. -------------------------------------------------------------------------------------------------
-def unpack(content: bytes) -> dict[str, Any]:
-    """The header of a certificate file and its arrays, by name."""
-    need(content.startswith(MAGIC), "this is no certificate of a known version")
-    start = len(MAGIC) + 4
-    size = int.from_bytes(content[start - 4 : start], "little")
-    header = json.loads(content[start : start + size])
-    kinds = [(name, np.dtype(TYPES[name.split(".")[0]]), shape) for name, shape in header["arrays"]]
-    ends = list(itertools.accumulate(math.prod(shape) * dtype.itemsize for _, dtype, shape in kinds))
-    need(all(n >= 0 for _, _, shape in kinds for n in shape) and ends[-1] < MOST_BYTES, "the arrays are too large")
-    stream = zlib.decompressobj()
-    data = stream.decompress(content[start + size :], ends[-1] + 1)
-    need(len(data) == ends[-1] and stream.eof and not stream.unused_data, "the arrays are damaged or truncated")
-    for (name, dtype, shape), i, j in zip(kinds, [0, *ends], ends, strict=False):
-        array = np.frombuffer(data[i:j], dtype).reshape(shape)
-        header[name] = array if name == "codes" else array.astype(np.int64 if dtype.kind == "u" else np.float64)
-    return header
-
-
-class Leaf(NamedTuple):
-    """A leaf of a list of trees. path: the splits (kind, position, side, point) above it. extra: its multipliers."""
-
-    number: int
-    tree: int
-    path: list[tuple[int, int, int, float]]
-    extra: list[float]
-
-
-def leaves(hints: dict[str, Any], name: str) -> Iterator[Leaf]:
-    """The leaves of trees in preorder, lower halves first, end to end."""
-    kinds, positions, points, extra = (hints[f"{n}.{name}"].tolist() for n in ("kind", "position", "point", "extra"))
-    stack: list[Any] = []
-    number = at = 0
-    tree = -1
-    for kind, position, point in zip(kinds, positions, points, strict=True):
-        if not stack:
-            stack, tree = [[]], tree + 1
-        need(len(stack[-1]) < MOST_SPLITS, "a tree of splits is too deep")
-        path = stack.pop()
-        if kind != LEAF:
-            stack += [[*path, (kind, position, side, point)] for side in (1, -1)]
-            continue
-        neurons = sum(split[0] != INPUT for split in path)
-        own = extra[at : at + neurons] if extra else [0.0] * neurons
-        need(len(own) == neurons, "a multiplier is missing")
-        yield Leaf(number, tree, path, own)
-        number, at = number + 1, at + neurons
-    need(not stack, "a tree of splits is incomplete")
-
-
-def upper_halves(kinds: Array) -> Array:
-    """Where, in a tree in preorder, the upper half of every split stands."""
-    above, stack = np.zeros(len(kinds), dtype=int), [-1]
-    for i, kind in enumerate(kinds.tolist()):
-        need(stack, "the tree of splits has loose ends")
-        above[stack.pop()] = i  # place -1 is written last by the last leaf, which has no halves
-        stack += [i, -1] if kind != LEAF else []
-    need(not stack, "the tree of splits is incomplete")
-    return above
-
-
-def batches(items: Iterator[Leaf], size: int) -> Iterator[list[Leaf]]:
-    while batch := list(itertools.islice(items, size)):
-        yield batch
+def joined(regions: list[Any]) -> Any:
+    """Parts, their boxes and what is known of them, of several batches."""
+    if len(regions) == 1:
+        return regions[0]
+    parts, lower, upper, known = zip(*regions, strict=True)
+    z = {j: tuple(np.concatenate([one[j][side] for one in known]) for side in (0, 1)) for j in known[0]}
+    return [*itertools.chain(*parts)], np.concatenate(lower), np.concatenate(upper), z
 
 
 class Unproved(Refused):
@@ -382,8 +331,8 @@ class Checker:
         for k, case in enumerate(self.cases):
             key = np.concatenate(case.box).tobytes()
             base = bases[key] = bases.get(key) or analysis.bounds(case.box, {})
-            own = int((kinds[k] == LEAF).sum())
-            chosen = np.random.default_rng().permutation(own)[: sample if second else 0]
+            closed = np.nonzero(kinds[k] == LEAF)[0] if anew[k] else np.arange(int((kinds[k] == LEAF).sum()))
+            chosen = np.random.default_rng().permutation(closed)[: sample if second else 0]
             margins.append((self.halved if anew[k] else self.split)(k, base, analysis, second, set(chosen.tolist())))
         kind = "float32 (any order, round to nearest) and real" if single else "real"
         return Accepted(kind, count, float(min(margins)), analysis.arithmetic.name)
@@ -397,7 +346,13 @@ class Checker:
                 if judge and some:
                     numbers = np.array([leaf.number for leaf in some])
                     found, empty = judge.at_leaves(
-                        output, self.rows(k, numbers), some, code[numbers], base, case.box, None
+                        output,
+                        self.combined(k, self.hints[f"weights.{k}"][numbers])[0],
+                        some,
+                        code[numbers],
+                        base,
+                        case.box,
+                        None,
                     )
                     least = min(least, self.margin(k, numbers, judge.arithmetic.fractions(found), empty))
         return least
@@ -405,52 +360,86 @@ class Checker:
     def halved(self, k: int, base: Domains, analysis: Analysis, second: Analysis | None, chosen: set[int]) -> Fraction:
         """Check a tree every part of which improves the bounds of the whole; returns the least margin.
 
-        The second analysis takes over the bounds of a leaf's parent.
+        What linear functions below the rows prove of a part is cut off. The second analysis takes over the bounds of a
+        leaf's parent.
         """
-        kind, position, point = (self.hints[f"{name}.{k}"] for name in ("kind", "position", "point"))
-        above, number, least = upper_halves(kind), np.cumsum(kind == LEAF) - 1, Fraction(1 << 200)
-        step = max(1, BATCH // self.network.total)
-        stack: list[Any] = [(np.zeros(1, dtype=int), *self.cases[k].box, base.z)]
+        tree, least, step = Tree.of(self.hints, k), math.inf, max(1, BATCH // self.network.total)
+        stack: list[Any] = [([0], *self.cases[k].box, base.z)]
         while stack:
-            parts, lower, upper, known = stack.pop()
-            d, closed = analysis.bounds((lower, upper), {}, known=known), np.nonzero(kind[parts] == LEAF)[0]
-            d.empty |= (lower > upper).any(axis=1)
-            if len(closed):
-                least = min(least, self.at_parts(k, number[parts], closed, d, analysis))
-            for i in closed[[number[parts[i]] in chosen for i in closed]] if second else ():
+            taken = [stack.pop()]
+            while stack and sum(len(one[0]) for one in taken) + len(stack[-1][0]) <= step:
+                taken.append(stack.pop())
+            parts, lower, upper, known = joined(taken)
+            for i in [i for i, part in enumerate(parts) if second and part in chosen and tree.kind[part] == LEAF]:
+                assert second is not None
                 own = {j: (l[[i]], u[[i]]) for j, (l, u) in known.items()}
-                d1 = second.bounds((lower[[i]], upper[[i]]), {}, known=own)  # type: ignore[union-attr]
-                d1.empty |= d.empty[[i]]
-                least = min(least, self.at_parts(k, number[parts[[i]]], np.zeros(1, dtype=int), d1, second))
-            inner = np.nonzero(kind[parts] != LEAF)[0]
-            halves, count = np.concatenate((parts[inner] + 1, above[parts[inner]])), len(inner)
+                self.part(k, tree, second, parts[i : i + 1], lower[[i]], upper[[i]], own)
+            known, lower, upper, bound = self.part(k, tree, analysis, parts, lower, upper, known)
+            least, left = min(least, bound), (lower <= upper).all(axis=1)
+            inner = [i for i, part in enumerate(parts) if tree.kind[part] != LEAF and left[i]]
+            halves = [half[parts[i]] for half in (tree.below, tree.above) for i in inner]
             lower, upper = (np.tile(side[inner], (2, 1)) for side in (lower, upper))
-            known = {j: tuple(np.tile(side[inner], (2, 1)) for side in z) for j, z in d.z.items()}
-            for at, part in enumerate(parts[inner]):
-                split = (lower, upper) if kind[part] == INPUT else known[self.network.activations[kind[part] - 2]]
-                for half, side in ((at, -1), (at + count, 1)):
-                    cut(split[0], split[1], (half, position[part]), side, point[part])
+            known = {j: tuple(np.tile(side[inner], (2, 1)) for side in z) for j, z in known.items()}
+            for at, part in enumerate(parts[i] for i in inner):
+                kind = tree.kind[part]
+                split = (lower, upper) if kind == INPUT else known[self.network.activations[kind - 2]]
+                for half, side in ((at, -1), (at + len(inner), 1)):
+                    cut(split[0], split[1], (half, tree.position[part]), side, tree.point[part])
             for i in range(0, len(halves), step):
                 some = slice(i, i + step)
                 own = {j: (l[some], u[some]) for j, (l, u) in known.items()}
                 stack.append((halves[some], lower[some], upper[some], own))
-        return least
+        return Fraction(least if least < math.inf else 1 << 200)
 
-    def at_parts(self, k: int, number: Array, closed: Array, d: Domains, analysis: Analysis | None) -> Fraction:
-        """The least margin over those regions of d that are leaves; number: of leaves, by region."""
-        assert analysis is not None
-        numbers = number[closed]
-        rows, code = self.rows(k, numbers), self.hints[f"code.{k}"][numbers]
-        found = analysis.pull(self.network.output, rows, closed, d, code, {})
-        return self.margin(k, numbers, analysis.arithmetic.fractions(found), d.empty[closed])
+    def part(
+        self, k: int, tree: Tree, analysis: Analysis, parts: list[int], lower: Array, upper: Array, known: Any
+    ) -> Any:
+        """Of parts of a tree: bounds of activations, what is left of their boxes, the least margin of the leaves."""
+        d, code = analysis.bounds((lower, upper), {}, known=known), np.array([tree.code[part] for part in parts])
+        nothing, low, high = d.empty | (lower > upper).any(axis=1), d.lower[1], d.upper[1]
+        stated, proved = np.array([tree.weights[part] for part in parts], dtype=np.int64), np.zeros(len(parts))
+        # The stated combination of rows, then the rows one by one.
+        every = np.eye(stated.shape[1], dtype=np.int64).repeat(len(parts), axis=0)
+        weights, form = np.concatenate((stated, every)), list[Number]()
+        rows, constants = self.combined(k, weights)
+        count = 1 + stated.shape[1]
+        owner = np.tile(np.arange(len(parts)), count)
+        found = analysis.pull(self.network.output, rows, owner, d, np.tile(code, count), {}, form)
+        constant = np.nextafter(analysis.arithmetic.down(found) + constants, -math.inf).reshape(count, -1)
+        A, error = (
+            x.reshape(count, *low.shape) for x in analysis.arithmetic.enclosed(form[0], (len(rows), low.shape[1]))
+        )
+        for i in range(count):
+            bound, low, high = clipped(low, high, constant[i], A[i], error[i])
+            if i == 0:
+                proved = bound / np.maximum(stated.sum(axis=1), 1)
+        left = ~nothing & (low <= high).all(axis=1)
+        # What a float32 network reads may be as far from its input as that.
+        room = (np.maximum(np.abs(lower), np.abs(upper)) * (2 * UNIT32) + SMALL32) * analysis.single
+        lower = np.maximum(lower, np.nextafter(low - room, -math.inf))
+        upper = np.where(left[:, None], np.minimum(upper, np.nextafter(high + room, math.inf)), -math.inf)
+        for i, part in enumerate(parts):
+            if left[i] and tree.kind[part] == LEAF and not proved[i] > 0:
+                self.failed(k, tree, part, float(proved[i]), lower[i], upper[i], A[0][i])
+        ends = ~nothing & (~left | np.array([tree.kind[part] == LEAF for part in parts]))
+        least = float(np.maximum(proved[ends], 0).min(initial=math.inf))
+        return d.z, lower, upper, least
 
-    def rows(self, k: int, numbers: Array) -> Array:
-        """What the leaves of a set bound: combinations of its rows."""
-        weights = self.hints[f"weights.{k}"].astype(np.int64).astype(object)[numbers]
-        rows = weights.reshape(len(numbers), -1) @ self.cases[k].rows
-        exact = rows.astype(np.float64)
-        need((exact == rows).all(), "the property's coefficients have too many digits")
-        return exact
+    def failed(self, k: int, tree: Tree, part: int, bound: float, lower: Array, upper: Array, slopes: Array) -> None:
+        """A leaf is not proved: `bound` is what its linear function, with these slopes, is at least on its box."""
+        raise Unproved(f"part {part} of set {k} is not proved: its bound is {bound:.6g}", bound)
+
+    def combined(self, k: int, weights: Array) -> tuple[Array, Array]:
+        """Combinations (n, outputs) of the rows of a set, and numbers (n,) not above their constants."""
+        rows, constants = self.cases[k].rows, self.cases[k].constants
+        if all(x.denominator == 1 for x in rows.ravel()):
+            rows = np.array([int(x) for x in rows.ravel()], dtype=object).reshape(rows.shape)
+        exact = weights.astype(object) @ rows
+        scale = math.lcm(*(x.denominator for x in constants))
+        totals = weights.astype(object) @ np.array([int(x * scale) for x in constants], dtype=object)
+        near = exact.astype(np.float64)
+        need((near == exact).all(), "the property's coefficients have too many digits")
+        return near, np.nextafter(np.array([x / scale for x in totals]), -math.inf)
 
     def margin(self, k: int, numbers: Array, found: list[Fraction], empty: Array) -> Fraction:
         """The least margin of leaves by lower bounds of their combinations of rows."""

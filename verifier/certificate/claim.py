@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from verifier.certificate.checker import Accepted, Refused, Unproved, check
-from verifier.certificate.reading import Case, Network, read_property
-from verifier.certificate.writer import write
+from verifier.certificate.checker import Accepted, Unproved
+from verifier.certificate.mending import checked
+from verifier.certificate.reading import SMOOTH, Case, Refused
+from verifier.certificate.writer import Subject
 from verifier.errors import CertificateError
-from verifier.proof import Leaf, Proof, Tree, with_leaves
+from verifier.proof import Proof, Tree, preorder, reweighted
 from verifier.spec.property import HalfSpaces, Property
 
 NEAR = 1e-9  # relative; a file's decimals and the float64 numbers that a search reads of them
-SMOOTH_OR_MERGED = "there is no float32 claim"
+MOST_SPLITS = 1 << 20  # that leaves may take to be mended
 
 
 @dataclass(frozen=True)
@@ -23,40 +25,43 @@ class Certificate:
     """A certificate with the files that it is about, and what the checker said of it."""
 
     content: bytes
+    accepted: Accepted
     model: bytes
     statement: bytes
-    accepted: Accepted
 
 
-def certificate(model: bytes, statement: bytes, proved: Sequence[tuple[Property, Proof]]) -> Certificate:
+def certificate(
+    model: bytes, statement: bytes, proved: Sequence[tuple[Property, Proof]], deadline: float = math.inf
+) -> Certificate:
     """The certificate of properties that together are what a VNN-LIB file states about an ONNX model.
 
     It claims float32 execution where that can be proved, else real arithmetic. The check is in rounded arithmetic.
-    Raises CertificateError when the checker refuses, with its reason and the bound of the leaf that was not proved.
+    deadline: a time.monotonic(), until when inputs may be split further. Raises CertificateError when the checker
+    refuses, with its reason and the bound of the leaf that was not proved.
     """
     try:
-        proof = merged(model, statement, proved)
-        try:
-            return _checked(model, statement, proof, "float32")
-        except Refused:
-            return _checked(model, statement, proof, "real")
+        subject = Subject.read(model, statement, proved[0][1].merge)
+        proof = merged(subject.cases, proved)
+        smooth = any(node.op in SMOOTH for node in subject.network.nodes)
+        count = sum(1 for tree in proof.trees for _ in preorder(tree))
+        for semantics, splits in (("float32", 100 + count), ("real", MOST_SPLITS)):
+            if semantics == "float32" and (smooth or subject.network.merged):
+                continue
+            try:
+                return Certificate(*checked(subject, proof, semantics, deadline, splits), model, statement)
+            except Unproved as error:
+                refused = error
+        raise refused
     except Refused as error:
         bound = error.bound if isinstance(error, Unproved) else None
         raise CertificateError(f"the checker refuses: {error}", bound) from error
 
 
-def _checked(model: bytes, statement: bytes, proof: Proof, semantics: str) -> Certificate:
-    content = write(model, statement, proof, semantics)
-    return Certificate(content, model, statement, check(content, model, statement, "rounded", sample=0))
-
-
-def merged(model: bytes, statement: bytes, proved: Sequence[tuple[Property, Proof]]) -> Proof:
+def merged(cases: Sequence[Case], proved: Sequence[tuple[Property, Proof]]) -> Proof:
     """One proof for all cases of a file, in its order. Raises CertificateError when some case is not among them.
 
     Boxes have bounds of hidden neurons of their own: lemmas of a single property only can be kept.
     """
-    network = Network(model, proved[0][1].merge)
-    cases = read_property(statement.decode(), network.nodes[1].size, network.output.size)
     if len(proved) > 1 and any(proof.lemmas or proof.slots for _, proof in proved):
         raise CertificateError("there is no certificate yet about several boxes with splits of neurons")
     trees: list[Tree] = []
@@ -81,10 +86,7 @@ def _of_case(case: Case, proved: Sequence[tuple[Property, Proof]]) -> tuple[Tree
                 if len(case.rows) == 1:
                     return proof.trees[k], again
 
-                def turned(leaf: Leaf, turn: np.ndarray = turn) -> Leaf:
-                    return replace(leaf, weights=(np.asarray(leaf.weights) @ turn).tolist())
-
-                return with_leaves(proof.trees[k], turned), again
+                return reweighted(proof.trees[k], lambda w, turn=turn: (np.asarray(w) @ turn).tolist()), again  # type: ignore[misc]
     raise CertificateError("the property's file states a case that was not proved")
 
 

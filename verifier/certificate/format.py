@@ -5,13 +5,15 @@
 Header: `model` and `property`, the SHA-256 of the files' contents (unzipped); `semantics`, "real" or "float32" (which
 includes "real"); `producer`; `merge`, whether ReLUs that read the same number but for its sign become one (at the place
 of the first); `refine`, by activation of the network whether the bounds of its inputs are refined by backward passes;
-`recompute`, by unsafe set whether that is done anew in every part of its tree (`extra` then counts for nothing);
-`arrays`, names and shapes.
+`recompute`, by unsafe set whether that is done anew in every part of its tree; `arrays`, names and shapes.
 
 An unsafe set k (a conjunction of the property's disjunctive normal form, in order) has a binary tree in preorder, the
 half below a split first: `kind.k` (0 a leaf, 1 an input, else 2 + the number of an activation), `position.k` (in the
 flattened tensor), `point.k`; and by leaf `weights.k` (leaves, rows of the set), `code.k` (1 + a row of `codes`, or 0),
 `extra.k`, by leaf and split of a neuron above it what is added to that neuron's multiplier (may be left empty).
+
+Where bounds are recomputed, `weights.k` and `code.k` are by node of the tree, and `extra.k` counts for nothing: what
+the linear functions below this combination of rows, and below each row, prove of a part is cut off before it is split.
 
 Lemmas about the inputs of activation i have such trees, end to end and without weights, under the names `kind.ai`,
 ...: `target.ai` (2, trees) says whose bound each tree proves: position, side (0: the lower bound, 1: the upper). They
@@ -32,7 +34,7 @@ from typing import Any
 
 import numpy as np
 
-from verifier.certificate.checker import MAGIC, TYPES
+from verifier.certificate.trees import MAGIC, TYPES
 
 
 def pack(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> bytes:

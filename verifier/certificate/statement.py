@@ -11,28 +11,39 @@ from verifier.errors import SpecificationError
 from verifier.spec.property import HalfSpaces, Property
 
 
-def vnnlib(prop: Property) -> str:
-    """The text that states a property about a box exactly: its reader gets the very same numbers.
+def vnnlib(*properties: Property) -> str:
+    """The text that states properties about boxes exactly: its reader gets the very same numbers.
 
     Raises SpecificationError for an l2 or l1 ball, which VNN-LIB cannot state.
     """
-    if not prop.region.is_box:
+    if not all(prop.region.is_box for prop in properties):
         raise SpecificationError("VNN-LIB states boxes only: a certificate about an l2 or l1 ball cannot be written")
-    lines = [f"; {prop.about}"] if prop.about else []
-    lines += [f"(declare-const X_{i} Real)" for i in range(prop.region.lower.size)]
-    lines += [f"(declare-const Y_{i} Real)" for i in range(prop.unsafe[0].C.shape[1])]
+    first = properties[0]
+    lines = [f"; {prop.about}" for prop in properties if prop.about]
+    lines += [f"(declare-const X_{i} Real)" for i in range(first.region.lower.size)]
+    lines += [f"(declare-const Y_{i} Real)" for i in range(first.unsafe[0].C.shape[1])]
+    if len(properties) == 1:
+        lines += [f"(assert {atom})" for atom in _sides(first)]
+        cases = [f"    (and {' '.join(_rows(unsafe))})" for unsafe in first.unsafe]
+    else:
+        cases = [
+            f"    (and {' '.join([*_sides(prop), *_rows(unsafe)])})" for prop in properties for unsafe in prop.unsafe
+        ]
+    return "\n".join([*lines, "(assert (or", *cases, "))", ""])
+
+
+def _sides(prop: Property) -> Iterator[str]:
     for i, (low, high) in enumerate(zip(prop.region.lower.flat, prop.region.upper.flat, strict=True)):
-        lines += [_bound(">=", i, low), _bound("<=", i, high)]
-    sets = "\n".join(f"    (and {' '.join(_rows(unsafe))})" for unsafe in prop.unsafe)
-    return "\n".join([*lines, f"(assert (or\n{sets}\n))", ""])
+        yield _bound(">=", i, low)
+        yield _bound("<=", i, high)
 
 
 def _bound(relation: str, i: int, side: Fraction) -> str:
     """A bound of input i; as a multiple of it where no decimal equals the fraction."""
     decimal = _decimal(side)
     if decimal is None:
-        return f"(assert ({relation} (* {side.denominator} X_{i}) {side.numerator}))"
-    return f"(assert ({relation} X_{i} {decimal}))"
+        return f"({relation} (* {side.denominator} X_{i}) {side.numerator})"
+    return f"({relation} X_{i} {decimal})"
 
 
 def _rows(unsafe: HalfSpaces) -> Iterator[str]:

@@ -4,20 +4,43 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from verifier.certificate.checker import LEAF, Network, read_property
 from verifier.certificate.format import pack
+from verifier.certificate.reading import Case, Network, read_property
+from verifier.certificate.trees import LEAF
 from verifier.proof import Proof, Split, Tree, preorder
 
 PRODUCER = "verifier 0.1.0"
 
 
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """What a certificate is about, as the checker reads it: a model (ONNX) and a property (VNN-LIB 1.0)."""
+
+    network: Network
+    cases: list[Case]
+    digests: dict[str, str]
+
+    @classmethod
+    def read(cls, model: bytes, prop: bytes, merge: bool = False) -> Subject:
+        """Raises Refused for what the checker does not read."""
+        network = Network(model, merge)
+        cases = read_property(prop.decode(), network.nodes[1].size, network.output.size)
+        digests = {"model": hashlib.sha256(model).hexdigest(), "property": hashlib.sha256(prop).hexdigest()}
+        return cls(network, cases, digests)
+
+
 def write(model: bytes, prop: bytes, proof: Proof, semantics: str = "float32") -> bytes:
     """The certificate of a proof about a model (ONNX) and a property (VNN-LIB 1.0)."""
-    network = Network(model, proof.merge)
-    cases = read_property(prop.decode(), network.nodes[1].size, network.output.size)
+    return written(Subject.read(model, prop, proof.merge), proof, semantics)
+
+
+def written(subject: Subject, proof: Proof, semantics: str) -> bytes:
+    """The certificate of a proof about a subject, whose cases its trees are about."""
+    network, cases = subject.network, subject.cases
     if len(cases) != len(proof.trees):
         raise ValueError(f"the property has {len(cases)} unsafe sets, the proof {len(proof.trees)} trees")
     count = len(network.activations)
@@ -26,7 +49,8 @@ def write(model: bytes, prop: bytes, proof: Proof, semantics: str = "float32") -
     coder = _Coder(*ranges)
     arrays: dict[str, np.ndarray] = {}
     for k, (tree, case) in enumerate(zip(proof.trees, cases, strict=True)):
-        arrays |= {f"{name}.{k}": array for name, array in flattened([tree], len(case.rows), coder).items()}
+        found = flattened([tree], len(case.rows), coder, by_node=bool(proof.recompute and proof.recompute[k]))
+        arrays |= {f"{name}.{k}": array for name, array in found.items()}
     for i in sorted({lemma.of[0] for lemma in proof.lemmas}):
         lemmas = [lemma for lemma in proof.lemmas if lemma.of[0] == i]
         found = flattened([lemma.tree for lemma in lemmas], None, coder)
@@ -36,8 +60,7 @@ def write(model: bytes, prop: bytes, proof: Proof, semantics: str = "float32") -
     arrays["slots"] = np.array(slots, dtype=np.int64).reshape(-1, 3).T
     arrays["codes"] = np.frombuffer(b"".join(coder.rows), dtype=np.uint8).reshape(len(coder.rows), len(slots))
     header = {
-        "model": hashlib.sha256(model).hexdigest(),
-        "property": hashlib.sha256(prop).hexdigest(),
+        **subject.digests,
         "semantics": semantics,
         "producer": PRODUCER,
         "merge": int(proof.merge),
@@ -63,8 +86,13 @@ class _Coder:
         return self.rows.setdefault(row, len(self.rows)) + 1
 
 
-def flattened(trees: Sequence[Tree], row_count: int | None, coder: _Coder) -> dict[str, np.ndarray]:
-    """The arrays of trees, end to end; with weights for so many rows, or without."""
+def flattened(
+    trees: Sequence[Tree], row_count: int | None, coder: _Coder, by_node: bool = False
+) -> dict[str, np.ndarray]:
+    """The arrays of trees, end to end; with weights for so many rows, or without.
+
+    by_node: weights and codes are those of every node, not of leaves alone.
+    """
     kind, position, point, weights, code, extra = [], [], [], [], [], []
     for tree in trees:
         for node, path in preorder(tree):
@@ -72,6 +100,9 @@ def flattened(trees: Sequence[Tree], row_count: int | None, coder: _Coder) -> di
                 kind.append(node.at[0] + 2)  # the input is 1
                 position.append(node.at[1])
                 point.append(node.point)
+                if by_node and row_count is not None:
+                    weights.append(quantised(node.weights or [0.0] * row_count, row_count))
+                    code.append(0)
                 continue
             kind.append(LEAF)
             position.append(0)

@@ -6,7 +6,6 @@ De Palma et al. 2021).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -17,6 +16,8 @@ from verifier.search.ascent import Patterns
 from verifier.search.units import Lines, Units
 
 P = TypeVar("P", bound=Patterns)
+
+LITTLE = 1e-3  # the least share of what is missing that a child counts as gaining
 
 
 def scores(units: Units, l: Tensor, u: Tensor, lines: Lines, v: Tensor) -> Tensor:
@@ -44,13 +45,26 @@ def children(units: Units, domains: P, unit: Tensor) -> P:
 
 
 def best_of(
-    units: Units, domains: Patterns, shortlist: Tensor, score: Tensor, bound: Callable[[Patterns], Tensor]
+    units: Units,
+    domains: Patterns,
+    shortlist: Tensor,
+    score: Tensor,
+    enough: float,
+    bound: Callable[[Patterns], Tensor],
 ) -> tuple[Tensor, Tensor]:
-    """Among the units of the shortlist (n, count), the one whose worse child has the best bound, (n,), and all."""
-    value = torch.full_like(score, -math.inf)
+    """Among the units of the shortlist (n, count), the one whose children gain most, (n,), and all gains (n, count).
+
+    A gain is the geometric mean of both children's, each at most what is missing to `enough` and at least a little: the
+    product rule of integer programming (Achterberg et al. 2005). The worse child alone would make candidates equal that
+    leave it as it is.
+    """
+    gains, missing = (
+        torch.zeros_like(score),
+        (enough - domains.lower).to(score).clamp(min=torch.finfo(score.dtype).tiny),
+    )
     for k in range(shortlist.shape[1]):
         low, high = bound(children(units, domains, shortlist[:, k])).to(score).chunk(2)
-        # The worse child counts; the better one breaks ties between candidates that leave the worse one as it is.
-        total = torch.minimum(low, high) + 1e-3 * torch.maximum(low, high)
-        value[:, k] = torch.where(score[:, k] > 0, total.nan_to_num(-math.inf), value[:, k])
-    return shortlist.gather(1, value.argmax(1, keepdim=True)).squeeze(1), value
+        shares = ((side - domains.lower.to(score)).nan_to_num(0.0) / missing for side in (low, high))
+        first, second = (share.clamp(LITTLE, 1) for share in shares)
+        gains[:, k] = torch.where(score[:, k] > 0, (first * second).sqrt() * missing, 0)
+    return shortlist.gather(1, gains.argmax(1, keepdim=True)).squeeze(1), gains

@@ -58,7 +58,7 @@ class Boxes(Domains):
 class InputSplits:
     """Halves the input whose width costs the bound most; bounds every part anew on its own box.
 
-    recorded: keep a record of the splits, and do not cut off parts that linear bounds close.
+    recorded: keep a record of the splits.
     """
 
     def __init__(
@@ -163,7 +163,6 @@ class InputSplits:
         best, linear, weights = best_combination(found.linear)
         domains.weights = weights.to(domains.weights)
         forms = torch.cat((linear.unsqueeze(2), found.linear), 2)
-        forms = forms if self.record is None else forms[:, :, :0]
         start, end = clipped(forms, self.enough)
         center, radius = center.to(domains.low), radius.to(domains.low)
         cut = (torch.maximum(domains.low, center + radius * start), torch.minimum(domains.high, center + radius * end))
@@ -219,7 +218,7 @@ class InputSplits:
         middle = (domains.low[row, place] + domains.high[row, place]) / 2
         both.high[row, place], both.low[row + n, place] = middle, middle
         if self.record is not None:
-            both.node = self.record.split(domains.node, place, middle)
+            both.node = self.record.split(domains.node, domains.unsafe, place, middle, domains.weights)
         return both
 
     def keep(self, closed: Boxes) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -37,12 +37,10 @@ class Promises:
         """The mean shares (n, units) for sets (n,); what was never tried is believed."""
         return (self.total[sets] + BELIEF) / (self.count[sets] + BELIEF)
 
-    def learn(self, domains: Open, value: Tensor) -> None:
-        """Take in what the candidates of the shortlists gain: value (n, count), bounds after the split."""
-        gain = (value - domains.lower.to(value).unsqueeze(1)).nan_to_num(0.0)
-        share = (gain / domains.score).clamp(0, MOST)
-        tried = domains.score > 0
-        place = (domains.unsafe.unsqueeze(1).expand_as(tried)[tried], domains.shortlist[tried])
+    def learn(self, sets: Tensor, units: Tensor, score: Tensor, gains: Tensor) -> None:
+        """Take in what candidates gain: sets (n,); units, score and gains (n, count)."""
+        share, tried = (gains / score).clamp(0, MOST), score > 0
+        place = (sets.unsqueeze(1).expand_as(tried)[tried], units[tried])
         self.total.index_put_(place, share[tried], accumulate=True)
         self.count.index_put_(place, torch.ones_like(share[tried]), accumulate=True)
 
@@ -52,6 +50,10 @@ Leaf = Callable[[Open, float], tuple[float, Tensor | None]]
 BELIEF = 0.1  # the weight of a share of one that stands for what was not seen yet
 MOST = 10.0  # scores near zero would make shares of any size
 TRIED = 8  # points per batch that are handed on to be judged
+
+# Everything below inherits what is done for the first subdomains, and a small batch costs little more than one:
+STEPS, EFFORT = 60, 512  # of ascent, at most, and how many for all of a batch together
+WIDER, CANDIDATES = 4, 512  # times the shortlist, at most, and how many candidates for all of a batch together
 
 
 class NeuronSplits:
@@ -76,7 +78,8 @@ class NeuronSplits:
         self.ascent, self.close_leaf, self.record = Ascent(steps), close_leaf, record
         self.slack = 0.0  # what float32 bounds have been seen to promise too much
         self.promises = Promises(self.fast_rows.d.new_zeros(len(rows.d), len(self.units)))
-        self.shortlist, self.evaluations = min(shortlist, max(len(self.units), 1)), 0
+        self.shortlist, self.widest = (min(k * shortlist, max(len(self.units), 1)) for k in (1, WIDER))
+        self.evaluations = 0
 
     def root(self) -> Open:
         n, count = self.rows.d.shape
@@ -92,8 +95,8 @@ class NeuronSplits:
             split=torch.zeros_like(l, dtype=torch.bool),
             multipliers=torch.cat((self.units.initial(l, u), torch.zeros_like(l).unsqueeze(1)), 1),
             weights=l.new_full((n, count), 1 / count),
-            shortlist=torch.zeros(n, self.shortlist, dtype=torch.long, device=device),
-            score=l.new_zeros(n, self.shortlist),
+            shortlist=torch.zeros(n, self.widest, dtype=torch.long, device=device),
+            score=l.new_zeros(n, self.widest),
         )
         root.weights = self._best_rows(root)
         return root
@@ -111,14 +114,15 @@ class NeuronSplits:
 
     @torch.no_grad()
     def bound(self, domains: Open, deadline: float) -> tuple[Open, Tensor]:
-        index, back, count = self.ascent(self.fast, self.fast_rows, domains, self.enough + self.slack, deadline)
+        ascent = replace(self.ascent, steps=max(self.ascent.steps, min(STEPS, EFFORT // len(domains))))
+        index, back, count = ascent(self.fast, self.fast_rows, domains, self.enough + self.slack, deadline)
         self.evaluations += count
         if len(index):
             part = domains.select(index)
             lines = self.units.relaxed(part.l, part.u).at(part.multipliers[:, :-1])
             found = scores(self.units, part.l, part.u, lines, back.v)
             if found.shape[1]:
-                domains.shortlist[index] = (found * self.promises.kept(part.unsafe)).topk(self.shortlist, 1).indices
+                domains.shortlist[index] = (found * self.promises.kept(part.unsafe)).topk(self.widest, 1).indices
                 domains.score[index] = found.gather(1, domains.shortlist[index])
         self.confirm(domains, domains.lower > self.enough)
         worst = domains.lower[index].argsort()[:TRIED]
@@ -147,14 +151,14 @@ class NeuronSplits:
 
     @torch.no_grad()
     def split(self, domains: Open) -> Open:
-        unit = domains.shortlist[:, 0]
-        if self.shortlist > 1:
-            unit, value = best_of(self.units, domains, domains.shortlist, domains.score, self._quick)
-            self.promises.learn(domains, value)
+        count = min(self.widest, max(self.shortlist, CANDIDATES // len(domains)))
+        candidates, score = domains.shortlist[:, :count], domains.score[:, :count]
+        unit, gains = best_of(self.units, domains, candidates, score, self.enough, self._quick)
+        self.promises.learn(domains.unsafe, candidates, score, gains)
         both = children(self.units, domains, unit)
         if self.record is not None:
             row = torch.arange(len(domains), device=unit.device)
-            both.node = self.record.split(domains.node, unit, both.u[row, unit])
+            both.node = self.record.split(domains.node, domains.unsafe, unit, both.u[row, unit])
         return both
 
     @torch.no_grad()

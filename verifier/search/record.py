@@ -45,21 +45,31 @@ class Record:
         nodes: Mapping[int, Interval] | None = None,
     ) -> None:
         self.sizes, self.places, self.slots, self.nodes, self.count = sizes, places, slots, nodes or {}, len(sizes)
-        self._splits: list[tuple[list[int], list[int], list[float], int]] = []
+        self._splits: list[tuple[list[int], list[int], list[float], list[Sequence[float]], int]] = []
         self._leaves: list[tuple[list[int], _Leaves]] = []
 
-    def split(self, node: Tensor, place: Tensor, point: Tensor) -> Tensor:
-        """Cut nodes (n,) at points of places; returns the halves (2n,), first all below."""
+    def split(
+        self, node: Tensor, unsafe: Tensor, place: Tensor, point: Tensor, weights: Tensor | None = None
+    ) -> Tensor:
+        """Cut nodes (n,) of unsafe sets (n,) at points of places; returns the halves (2n,), first all below.
+
+        weights: (n, rows), of the combination of rows that has cut off parts before, if one has.
+        """
         first, n = self.count, len(node)
-        self._splits.append((node.tolist(), place.tolist(), point.double().tolist(), first))
+        combined: list[Sequence[float]] = [()] * n if weights is None else [*self._own_rows(weights, unsafe)]
+        self._splits.append((node.tolist(), place.tolist(), point.double().tolist(), combined, first))
         self.count += 2 * n
         return torch.arange(first, first + 2 * n, device=node.device)
 
     def close(self, node: Tensor, unsafe: Tensor, evidence: Evidence) -> None:
         """Nodes (n,) of unsafe sets (n,) are proved."""
         if len(node):
-            sizes = [self.sizes[k] for k in unsafe.tolist()]
-            self._leaves.append((node.tolist(), _Leaves.of(evidence, sizes)))
+            self._leaves.append((node.tolist(), _Leaves.of(evidence, self._own_rows(evidence.weights, unsafe))))
+
+    def _own_rows(self, weights: Tensor, unsafe: Tensor) -> list[list[float]]:
+        """Weights of the rows that each set has; `search.rows` repeats the last one."""
+        sizes = [self.sizes[k] for k in unsafe.tolist()]
+        return [[*w[: n - 1], sum(w[n - 1 :])] for w, n in zip(weights.tolist(), sizes, strict=True)]
 
     def trees(self, slots: Sequence[Slot] = (), defaults: np.ndarray | None = None) -> list[Tree | None]:
         """By unsafe set, the tree, or None where some part of it is not closed.
@@ -72,11 +82,11 @@ class Record:
         for nodes, leaves in self._leaves:
             for node, leaf in zip(nodes, leaves.made(self.places, own, defaults), strict=True):
                 found[node] = leaf
-        for nodes, places, points, first in reversed(self._splits):
-            for i, (node, place, point) in enumerate(zip(nodes, places, points, strict=True)):
+        for nodes, places, points, weights, first in reversed(self._splits):
+            for i, (node, place, point, w) in enumerate(zip(nodes, places, points, weights, strict=True)):
                 below, above = found[first + i], found[first + len(nodes) + i]
                 if below is not None and above is not None:
-                    found[node] = Split(self.places[place], point, below, above)
+                    found[node] = Split(self.places[place], point, below, above, w)
         return found[: len(self.sizes)]
 
 
@@ -89,9 +99,7 @@ class _Leaves:
     pressure: tuple[np.ndarray, np.ndarray, np.ndarray] | None
 
     @classmethod
-    def of(cls, evidence: Evidence, sizes: Sequence[int]) -> _Leaves:
-        """sizes: the rows of each leaf's unsafe set; `search.rows` repeats the last one."""
-        weights = [[*w[: n - 1], sum(w[n - 1 :])] for w, n in zip(evidence.weights.tolist(), sizes, strict=True)]
+    def of(cls, evidence: Evidence, weights: list[list[float]]) -> _Leaves:
         slopes, pressure = evidence.slopes, None
         if evidence.pressure is not None:
             dense = evidence.pressure.float().cpu().numpy()

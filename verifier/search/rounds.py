@@ -20,6 +20,7 @@ from verifier.spec.property import HalfSpaces
 from verifier.types import Box, Interval
 
 FIRST_SHARE = 0.25  # of the time, at most, for the first round of tightening: one round of splits
+LAST_SHARE = 0.5  # of the time left, at most, for any further round of tightening: the search needs the rest
 GROWTH = 3  # how much longer a round tightens than the round before
 PATIENCE = 0.25  # seconds of search for every second that the next round would tighten
 IDLE = 0.25  # a round that needs less of its time than this leaves nothing for the next
@@ -50,7 +51,10 @@ class Rounds:
         took, first = time.monotonic() - began, self.tightening.rounds == 1
         seconds = max(GROWTH * took, SHORTEST) if first else GROWTH * self.tightening.seconds
         exhausted = not first and took < IDLE * self.tightening.seconds
-        last = exhausted or not gained or network is None  # what is not reduced is too dear to be tightened twice
+        late = seconds > LAST_SHARE * (self.deadline - time.monotonic())
+        last = (
+            exhausted or late or not gained or network is None
+        )  # what is not reduced is too dear to be tightened twice
         self.patience = math.inf if last else max(PATIENCE * seconds, SHORTEST)
         self.tightening = Tightening(MANY, seconds)
         evaluator = network or for_graph(graph, region, self.nodes, units)

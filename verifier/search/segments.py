@@ -65,7 +65,7 @@ class Segment:
 
     def forward(self, values: Mapping[int, Tensor]) -> Tensor:
         """The neurons (k, n) for values (living, n) by activation."""
-        result = self.b.unsqueeze(1)
+        result = self.b.unsqueeze(1).expand(-1, values[INPUT].shape[1])
         for i, matrix in self.sources.items():
             result = torch.addmm(result, matrix.M, values[i])
         return result
@@ -160,10 +160,14 @@ class SegmentEvaluator:
         slope, offset = lines.lower_slope.clone(), torch.zeros_like(gamma)
         constant = self.output.backward(e, pending) - paid
         for layer in reversed(self.layers):
-            if layer.activation not in pending:
-                continue
-            e, part = pending.pop(layer.activation), layer.part
+            part = layer.part
             count = part.stop - part.start
+            if layer.activation in pending:
+                e = pending.pop(layer.activation)
+            elif count:  # nothing above reads these units, but gamma still presses on them
+                e = gamma.new_zeros(len(layer.slope), gamma.shape[1])
+            else:
+                continue
             if layer.offset is not None:
                 constant = constant + layer.offset.squeeze(1) @ e
             if count:
@@ -213,6 +217,8 @@ class _Builder:
 
     def __call__(self, node: int, positions: Tensor) -> Segment:
         graph = self.graph
+        if not len(positions):
+            return Segment({}, torch.zeros(0, dtype=graph.dtype, device=graph.device))
         chunk = max(1, CHUNK // max(n.size for n in graph.nodes[: node + 1]))
         parts: dict[int, list[Tensor]] = {}
         constants = []
