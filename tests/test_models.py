@@ -14,7 +14,16 @@ from verifier.zoo import build, card_path, read_card
 
 MODELS = sorted((Path(__file__).parents[1] / "models").glob("*.pt"))
 DIGITS = [path for path in MODELS if path.stem.startswith("digits")]
-NAMES = {"digits_mlp", "digits_conv", "mnist_mlp", "mnist_conv", "mnist_conv_pgd"}
+NAMES = {
+    "digits_mlp",
+    "digits_conv",
+    "mnist_mlp",
+    "mnist_conv",
+    "mnist_conv_pgd",
+    "mnist_conv_mtl_ibp",
+    "mnist_conv_ibp",
+    "mnist_conv_ibp_03",
+}
 
 
 def load(path):

@@ -67,32 +67,36 @@ def with_certificate(
     search: the result, and for every property of the statement the proof. statement: VNN-LIB 1.0. A certificate may be
     mended for as long again as the timeout.
     """
-    deadline, slack, spent, reason = time.monotonic() + settings.timeout, 0.0, 0.0, ""
-    settings = replace(settings, proof=True)
+    began, slack, spent, reason = time.monotonic(), 0.0, 0.0, ""
+    settings, best = replace(settings, proof=True), None
     for attempt in range(ATTEMPTS):
-        left = settings.timeout if not attempt else deadline - time.monotonic()
-        if left <= 0:
-            break
+        left = settings.timeout - (time.monotonic() - began)
+        if attempt and left < (settings.timeout - left if best is not None else 0):
+            break  # what is at hand is worth more than another search
         result, proved = search(replace(settings, timeout=left, slack=slack))
         if result.verdict is not Verdict.VERIFIED:
-            return Certified(result, None, spent)
-        began = time.monotonic()
+            break
         proofs = [(prop, proof) for prop, proof in proved if proof is not None]
         if len(proofs) < len(proved):
             return _without(result, "the method leaves no proof behind", spent)
+        writing = time.monotonic()
         try:
-            found = certificate(subject.onnx(), statement, proofs, began + settings.timeout)
+            found = certificate(subject.onnx(), statement, proofs, writing + settings.timeout)
+            spent += time.monotonic() - writing
+            accepted = found.accepted
+            best = Certified(replace(result, semantics=accepted.semantics, proved=accepted.margin), found, spent)
+            short = found.missing
         except (CertificateError, ModelError) as error:
-            spent += time.monotonic() - began
-            reason = str(error)
-            if not isinstance(error, CertificateError) or error.bound is None:
-                break
-            slack += MORE * max(-error.bound, 1e-9 * abs(result.found))
-            continue
-        spent += time.monotonic() - began
-        result = replace(result, semantics=found.accepted.semantics, proved=found.accepted.margin)
-        return Certified(result, found, spent)
-    return _without(result, reason, spent)
+            spent += time.monotonic() - writing
+            reason, short = str(error), None
+            if isinstance(error, CertificateError) and error.bound is not None:
+                short = -error.bound
+        if short is None or (best is not None and best.certificate is not None and attempt):
+            break
+        slack += MORE * max(short, 1e-9 * abs(result.found))
+    if best is not None:
+        return best
+    return Certified(result, None, spent) if result.verdict is not Verdict.VERIFIED else _without(result, reason, spent)
 
 
 def _without(result: Result, reason: str, seconds: float = 0.0) -> Certified:

@@ -106,6 +106,11 @@ class Encoder:
         self._fills.append((index, fill))
         return index
 
+    @property
+    def row_count(self) -> int:
+        """How many rows there are so far."""
+        return sum(matrix.shape[0] for matrix, _, _ in self._rows)
+
     def add_rows(
         self,
         terms: list[tuple[np.ndarray, np.ndarray | float]],

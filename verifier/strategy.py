@@ -29,7 +29,7 @@ from verifier.graph import Graph
 from verifier.program import SolveOptions
 from verifier.proof import Proof
 from verifier.search.bab import BranchAndBound, Task
-from verifier.search.record import Evidence, Record, Records
+from verifier.search.record import Records
 from verifier.simplify import simplified
 from verifier.spec.property import Property
 from verifier.types import Bounds, Interval
@@ -95,7 +95,8 @@ class Question:
     lower: the best proved lower bound of each half-space row (rows,). searched: by unsafe set, that of its margin, from
     branch and bound. claims: by unsafe set, a bound that rests on a solver's word alone. nodes: bounds of what
     activations read. found, nearest: the least margin seen at an allowed input, and that input. doubts: why candidates
-    were not accepted. records: what branch and bound leaves behind, if proofs are wanted.
+    were not accepted. records: what branch and bound leaves behind, if proofs are wanted. by_interval: the unsafe sets
+    that intervals alone prove.
     """
 
     subject: Subject
@@ -116,6 +117,7 @@ class Question:
     search: SearchStatistics | None = None
     progress: Callable[[str], None] | None = None
     records: Records | None = None
+    by_interval: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.box = self.prop.region.box().to(self.graph.device)
@@ -234,7 +236,11 @@ def interval(question: Question) -> None:
     rows, graph = question.open_rows, question.subject.graph.to(torch.float64, question.graph.device)
     with torch.no_grad():
         bounds = IntervalBounds()(graph, question.box, question.C[rows].unsqueeze(0))
+    before = set(question.open_sets)
     question.improve(rows, replace(bounds, nodes=question.nodes))
+    question.by_interval |= before - set(question.open_sets)
+    if question.records is not None:
+        question.records.flat = bool(question.by_interval)
 
 
 def bab(question: Question) -> None:
@@ -385,13 +391,11 @@ def _proof(question: Question) -> Proof | None:
     records = question.records
     if records is None or question.open_sets:
         return None
-    for k, unsafe in enumerate(question.prop.unsafe):
+    for k in range(len(question.prop.unsafe)):
         rows = question.lower[question.sets == k]
         if k not in records.sets and bool(rows.max() > question.allowance):
-            root = torch.zeros(1, dtype=torch.long)
-            record = Record([len(unsafe.C)], [])
-            record.close(root, root, Evidence(torch.nn.functional.one_hot(rows.argmax(), len(rows)).unsqueeze(0)))
-            records.sets[k] = record, 0
+            weights = torch.nn.functional.one_hot(rows.argmax(), len(rows))
+            records.sets[k] = records.unsplit(weights, flat=k in question.by_interval), 0
     return records.proof(len(question.prop.unsafe), question.merged)
 
 

@@ -43,6 +43,7 @@ class Architecture:
 
 
 _ARCHITECTURES = {
+    "linear": Architecture(()),
     "mlp_32": Architecture((32, 32)),
     "mlp_100": Architecture((100, 100)),
     "conv_tiny": Architecture((32,), (Conv(8, 4, 2, 1), Conv(16, 4, 2, 1))),
@@ -91,7 +92,10 @@ def build(arch: str, input_shape: Shape, classes: int) -> nn.Sequential:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a model was trained. method: `standard` or `pgd`; eps: linf radius in data units, 0 for `standard`."""
+    """How a model was trained. method: a name of `train.losses`; eps: linf radius in data units, 0 for none.
+
+    cpu_minutes: what training took, on one core. config: the whole of `train.config`, from which it can be repeated.
+    """
 
     method: str
     eps: float
@@ -100,6 +104,8 @@ class Recipe:
     batch_size: int
     seed: int
     command: str
+    cpu_minutes: float | None = None
+    config: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -113,11 +119,27 @@ class PgdAccuracy:
 
 
 @dataclass(frozen=True)
+class CertifiedAccuracy:
+    """The fraction of the first `images` test inputs proved robust in the linf ball of radius eps (data units).
+
+    method: the strongest one used; `complete` is branch and bound, within `timeout` seconds an input, after all others.
+    undecided: the fraction neither proved nor broken.
+    """
+
+    eps: float
+    method: str
+    images: int
+    accuracy: float
+    undecided: float
+    timeout: float | None = None
+
+
+@dataclass(frozen=True)
 class ModelCard:
     """What a JSON file beside the weights says about a trained model.
 
     mean, std: per-channel input normalisation, both or neither. lower, upper: data range before normalisation.
-    clean_accuracy and pgd: fractions of the whole test set. sha256: of the weights file. producer: who wrote it.
+    clean_accuracy, pgd and certified: fractions of the test set. sha256: of the weights file. producer: who wrote it.
     """
 
     name: str
@@ -134,6 +156,7 @@ class ModelCard:
     pgd: tuple[PgdAccuracy, ...]
     sha256: str
     producer: str
+    certified: tuple[CertifiedAccuracy, ...] = ()
 
 
 def card_path(weights: str | Path) -> Path:
@@ -183,6 +206,8 @@ _ARCH: _Check = (f"one of {', '.join(_ARCHITECTURES)}", lambda v: isinstance(v, 
 _SHA256: _Check = ("64 hexadecimal digits", lambda v: isinstance(v, str) and bool(re.fullmatch("[0-9a-f]{64}", v)))
 _OBJECT: _Check = ("an object", lambda v: isinstance(v, dict))
 _LIST: _Check = ("a list", lambda v: isinstance(v, list))
+_OPTIONAL_OBJECT: _Check = ("null or an object", lambda v: v is None or isinstance(v, dict))
+_OPTIONAL_NUMBER: _Check = ("null or a number >= 0", lambda v: v is None or (_is_number(v) and v >= 0))
 
 _CARD_FIELDS = {"name": _TEXT, "arch": _ARCH, "dataset": _TEXT, "input_shape": _SHAPE, "classes": _COUNT,
                 "mean": _CHANNELS, "std": _CHANNELS, "lower": _NUMBER, "upper": _NUMBER, "recipe": _OBJECT,
@@ -190,12 +215,20 @@ _CARD_FIELDS = {"name": _TEXT, "arch": _ARCH, "dataset": _TEXT, "input_shape": _
 _RECIPE_FIELDS = {"method": _TEXT, "eps": _RADIUS, "epochs": _COUNT, "lr": _RADIUS, "batch_size": _COUNT,
                   "seed": _SEED, "command": _TEXT}  # fmt: skip
 _PGD_FIELDS = {"eps": _RADIUS, "steps": _COUNT, "restarts": _COUNT, "accuracy": _FRACTION}
+_CERTIFIED_FIELDS = {"eps": _RADIUS, "method": _TEXT, "images": _COUNT, "accuracy": _FRACTION, "undecided": _FRACTION}
+# Cards written before these fields existed are still read.
+_OPTIONAL_CARD_FIELDS = {"certified": _LIST}
+_OPTIONAL_RECIPE_FIELDS = {"cpu_minutes": _OPTIONAL_NUMBER, "config": _OPTIONAL_OBJECT}
+_OPTIONAL_CERTIFIED_FIELDS = {"timeout": _OPTIONAL_NUMBER}
 
 
-def _checked(raw: object, checks: Mapping[str, _Check], prefix: str = "") -> dict[str, Any]:
-    """The object `raw`, which must have exactly the fields of `checks`, each as its check wants it; lists as tuples."""
+def _checked(
+    raw: object, checks: Mapping[str, _Check], prefix: str = "", optional: Mapping[str, _Check] | None = None
+) -> dict[str, Any]:
+    """The object `raw`, with all fields of `checks`, any of `optional`, each as its check wants it; lists as tuples."""
     if not isinstance(raw, dict):
         raise _FieldError(f"{prefix.rstrip('.') or 'the file'} must be an object")
+    checks = {**checks, **{name: check for name, check in (optional or {}).items() if name in raw}}
     for name in sorted(raw.keys() - checks.keys()):
         raise _FieldError(f"unknown field '{prefix}{name}' (known: {', '.join(checks)})")
     for name, (wanted, valid) in checks.items():
@@ -207,7 +240,7 @@ def _checked(raw: object, checks: Mapping[str, _Check], prefix: str = "") -> dic
 
 
 def _card(raw: object) -> ModelCard:
-    values = _checked(raw, _CARD_FIELDS)
+    values = _checked(raw, _CARD_FIELDS, optional=_OPTIONAL_CARD_FIELDS)
     mean, std = values["mean"], values["std"]
     if (mean is None) != (std is None):
         raise _FieldError("fields 'mean' and 'std' must be given together")
@@ -217,7 +250,11 @@ def _card(raw: object) -> ModelCard:
         raise _FieldError("field 'std' must be positive")
     if not values["lower"] < values["upper"]:
         raise _FieldError("field 'lower' must be below 'upper'")
-    values["recipe"] = Recipe(**_checked(values["recipe"], _RECIPE_FIELDS, "recipe."))
+    values["recipe"] = Recipe(**_checked(values["recipe"], _RECIPE_FIELDS, "recipe.", _OPTIONAL_RECIPE_FIELDS))
     pgd = enumerate(values["pgd"])
     values["pgd"] = tuple(PgdAccuracy(**_checked(entry, _PGD_FIELDS, f"pgd[{i}].")) for i, entry in pgd)
+    values["certified"] = tuple(
+        CertifiedAccuracy(**_checked(entry, _CERTIFIED_FIELDS, f"certified[{i}].", _OPTIONAL_CERTIFIED_FIELDS))
+        for i, entry in enumerate(values.get("certified", ()))
+    )
     return ModelCard(**values)

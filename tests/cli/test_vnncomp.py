@@ -16,7 +16,7 @@ import pytest
 
 from verifier.batch import workers
 from verifier.batch.competition import Finding, Instance, read_instances, stored, subdomains
-from verifier.batch.journal import HEADER, Journal, Row
+from verifier.batch.competition_results import HEADER, Results, Row
 from verifier.batch.workers import Outcome
 from verifier.cli.vnncomp import record_row, tallies
 from verifier.errors import VerifierError
@@ -90,12 +90,12 @@ def test_a_run_its_resumption_and_a_contradiction(run: Run, benchmark: Path) -> 
 def test_a_line_cut_short_is_run_again(benchmark: Path) -> None:
     line = f"{','.join(HEADER)}\ntiny,known.onnx,safe.vnnlib,unsat,0.1,crown,unsat,30,,12,345\n"
     Path("results.csv").write_text(line + "tiny,known.onnx,broken.vnnl")
-    journal = Journal(Path("results.csv"))
+    kept = Results(Path("results.csv"))
     assert Path("results.csv").read_text() == line
-    assert [instance.vnnlib for instance in journal.left(read_instances(benchmark))] == ["broken.vnnlib", "bad.vnnlib"]
-    row = replace(journal.rows["tiny", "known.onnx", "safe.vnnlib"], vnnlib="bad.vnnlib", reason='says "a,\nb"')
-    journal.append(row)
-    again = Journal(Path("results.csv"))
+    assert [instance.vnnlib for instance in kept.left(read_instances(benchmark))] == ["broken.vnnlib", "bad.vnnlib"]
+    row = replace(kept.rows["tiny", "known.onnx", "safe.vnnlib"], vnnlib="bad.vnnlib", reason='says "a,\nb"')
+    kept.append(row)
+    again = Results(Path("results.csv"))
     assert [instance.vnnlib for instance in again.left(read_instances(benchmark))] == ["broken.vnnlib"]
     assert again.rows[row.key] == replace(row, reason='says "a, b"')
 

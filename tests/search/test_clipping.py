@@ -42,7 +42,7 @@ def test_nan_cuts_nothing_off() -> None:
 @pytest.mark.parametrize("seed", range(20))
 def test_the_combination_is_valid_and_not_far_from_the_best(seed: int) -> None:
     linear = linear_functions(seed, n=1, rows=3)
-    best, form, weights = best_combination(linear)
+    best, form, _ = best_combination(linear)
     assert best.item() == pytest.approx(float(form[0, 0] - form[0, 1:].abs().sum()))
     # min over t of the greatest row, by linear programming over (t, s): the duality theorem says that it is the best.
     a = linear[0].numpy()

@@ -1,139 +1,150 @@
-"""The results of a run as a CSV file that grows line by line, from which a stopped run goes on."""
+"""The journal of a run: a file of JSON lines that only grows, with a checksum on every line.
+
+A line is written and synchronised before what it says is reported. A process that is killed leaves at most one torn
+line, the last one, which the next opening cuts off; damage anywhere else is refused.
+"""
 
 from __future__ import annotations
 
-import csv
-import io
+import fcntl
+import json
 import os
-import re
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+import zlib
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import Any, Self
 
-from verifier.batch.competition import DECIDED, WORDS, Instance
 from verifier.errors import InputError
 
+SEAL = ', "crc32": "'
+SEALED = len(SEAL) + 8 + len('"}\n')  # bytes at the end of every line
 
-@dataclass(frozen=True)
-class Row:
-    """One instance and what came of it, as strings; '' is for what is not known.
+Line = Mapping[str, Any]
 
-    seconds: wall clock, loading included. stage: the one that decided. expected: a word. subdomains, peak_mib: see
-    `competition.Finding`.
+
+def sealed(line: Line) -> bytes:
+    """The line as it is stored: JSON whose last entry is the checksum of all that is before it."""
+    text = json.dumps(line, allow_nan=False)[:-1]
+    return f'{text}{SEAL}{zlib.crc32(text.encode()):08x}"}}\n'.encode()
+
+
+def unsealed(stored: bytes) -> dict[str, Any] | None:
+    """The line that these bytes, line end included, hold; None when they are torn or damaged."""
+    text, seal = stored[:-SEALED], stored[-SEALED:]
+    if seal != f'{SEAL}{zlib.crc32(text):08x}"}}\n'.encode():
+        return None
+    try:
+        line = json.loads(text + b"}")
+    except ValueError:
+        return None
+    return line if isinstance(line, dict) else None
+
+
+def read(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The lines of a journal, and how many bytes they take; less than the file has when its last line is torn.
+
+    Raises InputError when the file cannot be read, or is damaged before its last line.
     """
-
-    category: str
-    onnx: str
-    vnnlib: str
-    result: str
-    seconds: str
-    stage: str
-    expected: str
-    timeout: str
-    reason: str
-    subdomains: str = ""
-    peak_mib: str = ""
-
-    @property
-    def key(self) -> tuple[str, str, str]:
-        return self.category, self.onnx, self.vnnlib
-
-    @property
-    def valid(self) -> bool:
-        """Whether the fields that are counted with can be."""
-        measured = re.fullmatch(r"\d+(\.\d+)?", self.seconds) and re.fullmatch(r"\d*", self.peak_mib)
-        return self.result in WORDS and measured is not None
-
-    @property
-    def decided(self) -> bool:
-        return self.result in DECIDED
-
-    @property
-    def judged(self) -> bool:
-        """Whether both this verdict and the expected one are decided."""
-        return self.decided and self.expected in DECIDED
-
-    @property
-    def wrong(self) -> bool:
-        """Whether this verdict contradicts the expected one."""
-        return self.judged and self.result != self.expected
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    lines, size = [], 0
+    stored = content.splitlines(keepends=True)
+    for number, each in enumerate(stored, start=1):
+        line = unsealed(each)
+        if line is None:
+            if number < len(stored) or (number == 1 and not _may_be_torn(each)):
+                raise InputError(f"{path}, line {number}: is damaged, or the file is no journal; give another file")
+            break
+        lines.append(line)
+        size += len(each)
+    return lines, size
 
 
-HEADER = tuple(field.name for field in fields(Row))
-FIRST_HEADER = HEADER[:9]  # of files that were written before there were more columns
+def _may_be_torn(stored: bytes) -> bool:
+    """Whether these bytes can be the beginning of a journal."""
+    return sealed({"kind": "run"}).startswith(stored[:14]) and not stored.endswith(b"\n")
 
 
 class Journal:
-    """Rows by key, in memory and in `path`."""
+    """A journal open for appending, by one process at a time. lines: those it held when it was opened.
 
-    def __init__(self, path: Path) -> None:
-        """Raises InputError when `path` holds something else."""
+    repaired: how many bytes of a torn last line were cut off.
+    """
+
+    def __init__(self, path: Path, resume: bool = False) -> None:
+        """Raises InputError when the file exists and is not to be resumed, is in use, or is no journal."""
         self.path = path
-        self.rows: dict[tuple[str, str, str], Row] = {}
-        text = self._stored()
-        header = next((h for h in (HEADER, FIRST_HEADER) if text.startswith(_line(h))), None)
-        if header is None and not _line(HEADER).startswith(text):
-            raise InputError(f"{path}: is no CSV file of results; give another --out")
-        # A line without an end was cut short when the run was stopped: it does not count.
-        self._read(text[: text.rfind("\n") + 1], header or HEADER)
-        if header != HEADER or not text.endswith("\n"):
-            self._rewrite()
-
-    def left(self, instances: Sequence[Instance]) -> list[Instance]:
-        """The instances that have no row yet. Raises InputError when a row was found with another timeout."""
-        for instance in instances:
-            row = self.rows.get((instance.category, instance.onnx, instance.vnnlib))
-            if row is not None and row.timeout != f"{instance.timeout:g}":
-                limits = f"a timeout of {row.timeout} s, not {instance.timeout:g} s"
-                raise InputError(f"{self.path}: holds results for {limits}; give another --out or the same --timeout")
-        return [i for i in instances if (i.category, i.onnx, i.vnnlib) not in self.rows]
-
-    def of(self, instances: Iterable[Instance]) -> list[Row]:
-        """The rows of these instances, set against what is expected of them now."""
-        return [replace(self.rows[i.category, i.onnx, i.vnnlib], expected=i.expected) for i in instances]
-
-    def append(self, row: Row) -> None:
-        """Keep a row and write it at once. Raises InputError when the file cannot be written."""
-        self._write(self.path, "a", _line(tuple(asdict(row).values())))
-        self.rows[row.key] = row
-
-    def _stored(self) -> str:
+        if not resume and path.exists() and path.stat().st_size:
+            raise InputError(f"{path}: exists already; go on with --resume, or give another --journal")
         try:
-            return self.path.read_bytes().decode("utf-8")
-        except FileNotFoundError:
-            return ""
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         except OSError as error:
-            raise InputError(f"{self.path}: cannot be read ({error.strerror}); give another --out") from error
-        except UnicodeDecodeError:
-            raise InputError(f"{self.path}: is no CSV file of results; give another --out") from None
-
-    def _read(self, text: str, header: Sequence[str]) -> None:
-        for number, line in enumerate(csv.reader(text.splitlines()), start=1):
-            if number == 1:
-                continue
-            row = Row(*line) if len(line) == len(header) else None
-            if row is None or not row.valid:
-                raise InputError(f"{self.path}, line {number}: is no result; give another --out")
-            self.rows[row.key] = row
-
-    def _rewrite(self) -> None:
-        """Write the whole file anew, in today's columns; a stop in between leaves the old one as it was."""
-        part = self.path.with_name(self.path.name + ".part")
-        self._write(
-            part, "w", "".join(map(_line, (HEADER, *(tuple(asdict(row).values()) for row in self.rows.values()))))
-        )
-        os.replace(part, self.path)
-
-    def _write(self, path: Path, mode: str, text: str) -> None:
+            raise InputError(f"{path}: cannot be written ({error.strerror}); give another --journal") from error
         try:
-            with path.open(mode, encoding="utf-8", newline="") as file:
-                file.write(text)
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._file)
+            raise InputError(f"{path}: another run is writing it; wait for it, or give another --journal") from None
+        try:
+            self.lines, self._size = read(path)
+            self.repaired = os.fstat(self._file).st_size - self._size
+            if self.repaired:
+                os.ftruncate(self._file, self._size)
+        except BaseException:
+            os.close(self._file)
+            raise
+
+    def append(self, lines: Iterable[Line]) -> None:
+        """Write lines and synchronise them. Raises InputError, with none of them written, when that fails."""
+        content = b"".join(map(sealed, lines))
+        try:
+            written = 0
+            while written < len(content):
+                written += os.write(self._file, content[written:])
+            os.fsync(self._file)
         except OSError as error:
-            raise InputError(f"{self.path}: cannot be written ({error.strerror}); give another --out") from error
+            os.ftruncate(self._file, self._size)
+            reason = f"cannot be written ({error.strerror}); make room and go on with --resume"
+            raise InputError(f"{self.path}: {reason}") from error
+        self._size += len(content)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._file)
 
 
-def _line(values: Sequence[str]) -> str:
-    """The values as a line of CSV, without line breaks inside."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(" ".join(value.split()) for value in values)
-    return text.getvalue()
+def save(folder: Path, name: str, content: bytes) -> str:
+    """Store a file so that it is either whole or absent, for a line that is written next to name it.
+
+    Returns the name. Raises InputError when it cannot be written.
+    """
+    part = folder / f".{name}.{os.getpid()}.part"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, folder / name)
+        _synchronise(folder)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink()
+        raise InputError(
+            f"{folder / name}: cannot be written ({error.strerror}); make room and go on with --resume"
+        ) from error
+    return name
+
+
+def _synchronise(folder: Path) -> None:
+    """Make a renaming last."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -7,20 +7,33 @@ writes to its standard error is kept, and its last line tells why it died.
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import tempfile
 import time
-from collections import deque
-from collections.abc import Callable, Generator, Sequence
+import traceback
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import connection, get_context
+from enum import Enum
+from functools import partial
+from multiprocessing import connection, get_context, parent_process
+from threading import Thread
 from typing import Any, Generic, TypeVar
 
 from verifier.errors import VerifierError
 
 STARTUP_LIMIT = 300.0  # seconds; importing torch from a cold disk takes many
 SPAWN = get_context("spawn")  # a fork of a process that runs threads may hang
+
+
+class Said(Enum):
+    """What a message of a worker is."""
+
+    READY = "it has started"
+    PART = "an item of its answer"
+    DONE = "its answer, or the end of it"
+
 
 Task = TypeVar("Task")
 Value = TypeVar("Value")
@@ -30,7 +43,8 @@ Value = TypeVar("Value")
 class Outcome(Generic[Task, Value]):
     """What became of a task. value: the worker's answer; None when it was killed (`late`) or died (`failure`).
 
-    seconds: from handing the task out until the answer, or the end.
+    seconds: from handing the task out until the answer, or the end. last: whether the worker is done with the task; of
+    a setup whose answers are iterators every item is an outcome, and a last one without a value follows.
     """
 
     task: Task
@@ -38,33 +52,52 @@ class Outcome(Generic[Task, Value]):
     seconds: float
     late: bool = False
     failure: str = ""
+    last: bool = True
 
 
 def run(
-    setup: Callable[[], Callable[[Task], Value]], tasks: Sequence[Task], limit: Callable[[Task], float], jobs: int = 1
+    setup: Callable[[], Callable[[Task], Value]], tasks: Iterable[Task], limit: Callable[[Task], float], jobs: int = 1
 ) -> Generator[Outcome[Task, Value], None, None]:
-    """Answer the tasks in `jobs` processes of one thread each; outcomes come as they are ready.
+    """Answer the tasks in `jobs` processes; see `serve`."""
+    return serve(setup, partial(next, iter(tasks), None), limit, jobs)
 
-    setup: called once in every worker, returns what answers a task; like tasks and answers it must be picklable.
-    limit: after how many seconds a worker is killed. Raises VerifierError when workers cannot start.
+
+def serve(
+    setup: Callable[[], Callable[[Task], Value | Iterator[Value]]],
+    source: Callable[[], Task | None],
+    limit: Callable[[Task], float],
+    jobs: int = 1,
+    memory: int | None = None,
+) -> Generator[Outcome[Task, Value], None, None]:
+    """Answer what the source gives in `jobs` processes of one thread each; outcomes come as they are ready.
+
+    setup: called once in every worker, returns what answers a task, at once or item by item; like tasks and answers it
+    must be picklable. source: the next task, or None when there is none now; asked again after every outcome, so that
+    answers may lead to tasks. limit: after how many seconds a worker is killed. memory: bytes that a worker may take.
+    Raises VerifierError when workers cannot start.
     """
-    waiting = deque(tasks)
-    workers = [_Worker(setup) for _ in range(min(jobs, len(tasks)))]
+    workers: list[_Worker] = []
     try:
-        while waiting or any(worker.busy for worker in workers):
-            for worker in workers:
-                if waiting and worker.ready and not worker.busy and not worker.stopped:
-                    task = waiting.popleft()
-                    worker.assign(task, limit(task))
-            expected = [worker for worker in workers if not worker.stopped and (worker.busy or not worker.ready)]
+        while True:
+            workers = [worker for worker in workers if not worker.stopped]
+            while len(workers) < jobs or not all(worker.busy for worker in workers):
+                task = source()
+                if task is None:
+                    break
+                idle = [worker for worker in workers if not worker.busy]
+                if not idle:
+                    idle = [_Worker(setup, memory)]
+                    workers += idle
+                idle[0].assign(task, limit(task))
+            expected = [worker for worker in workers if worker.busy]
+            if not expected:
+                return
             pause = max(0.0, min(worker.deadline for worker in expected) - time.monotonic())
             connection.wait([worker.pipe for worker in expected], pause)
             for worker in expected:
                 outcome = worker.poll()
                 if outcome is not None:
                     yield outcome
-                if worker.stopped and waiting:
-                    workers[workers.index(worker)] = _Worker(setup)
     finally:
         for worker in workers:
             if not worker.stopped:
@@ -72,42 +105,50 @@ def run(
 
 
 class _Worker:
-    """One process: it starts, is `ready`, then is `busy` with one task after the other until `deadline` at most."""
+    """One process: it starts, then is `busy` with one task after the other, each until `deadline` at most."""
 
-    def __init__(self, setup: Callable[[], Callable[[Any], Any]]) -> None:
+    def __init__(self, setup: Callable[[], Callable[[Any], Any]], memory: int | None) -> None:
         self.log = tempfile.NamedTemporaryFile(prefix="worker-", suffix=".log")  # noqa: SIM115 (closed by `stop`)
         self.pipe, far = SPAWN.Pipe()
-        self.process = SPAWN.Process(target=_serve, args=(setup, far, self.log.name), daemon=True)
+        self.process = SPAWN.Process(target=_serve, args=(setup, far, self.log.name, memory), daemon=True)
         self.process.start()
         far.close()
         self.ready = self.busy = False
         self.began = time.monotonic()
         self.deadline = self.began + STARTUP_LIMIT
         self.task: Any = None
+        self.limit = 0.0
 
     @property
     def stopped(self) -> bool:
         return self.pipe.closed
 
     def assign(self, task: Any, limit: float) -> None:
-        self.task, self.busy, self.began = task, True, time.monotonic()
-        self.deadline = self.began + limit
+        """Hand out a task; its clock runs from when the worker has started."""
+        self.task, self.limit, self.busy = task, limit, True
+        if self.ready:
+            self._start_clock()
         # A worker that has died meanwhile is found out by `poll`.
         with suppress(BrokenPipeError):
             self.pipe.send(task)
+
+    def _start_clock(self) -> None:
+        self.began = time.monotonic()
+        self.deadline = self.began + self.limit
 
     def poll(self) -> Outcome | None:
         """What became of the task, once it is known. Raises VerifierError when the process failed to start."""
         if self.pipe.poll():
             try:
-                value = self.pipe.recv()
-            except EOFError:
+                said, value = self.pipe.recv()
+            except (EOFError, OSError):
                 return self._ended()
-            if not self.ready:
+            if said is Said.READY:
                 self.ready = True
+                self._start_clock()
                 return None
-            self.busy = False
-            return Outcome(self.task, value, time.monotonic() - self.began)
+            self.busy = said is Said.PART
+            return Outcome(self.task, value, time.monotonic() - self.began, last=not self.busy)
         if time.monotonic() < self.deadline:
             return None
         spent = time.monotonic() - self.began
@@ -145,15 +186,41 @@ def _death(code: int | None) -> str:
     return f"was killed by {name}" + (", as when memory runs out" if -code == signal.SIGKILL else "")
 
 
-def _serve(setup: Callable[[], Callable[[Any], Any]], pipe: connection.Connection, log: str) -> None:
+def _serve(
+    setup: Callable[[], Callable[[Any], Any]], pipe: connection.Connection, log: str, memory: int | None
+) -> None:
     """What a worker process does. An unforeseen exception ends it: the parent reports the last line of the log."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes: the parent alone answers it
+    Thread(target=_end_with_parent, daemon=True).start()
     os.environ["OMP_NUM_THREADS"] = "1"  # before numpy and torch are imported, by `setup`
     with open(log, "wb") as file:
         os.dup2(file.fileno(), 2)
+    if memory is not None:
+        resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
+    try:
+        _answer_all(setup, pipe)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)  # the ordinary way out may take longer than the next task
+
+
+def _answer_all(setup: Callable[[], Callable[[Any], Any]], pipe: connection.Connection) -> None:
     answer = setup()
-    pipe.send(None)
     # The parent closes the pipe when it needs no more, or when it is gone.
-    with suppress(EOFError):
+    with suppress(EOFError, BrokenPipeError):
+        pipe.send((Said.READY, None))
         while True:
-            pipe.send(answer(pipe.recv()))
+            value = answer(pipe.recv())
+            if isinstance(value, Iterator):
+                for part in value:
+                    pipe.send((Said.PART, part))
+                value = None
+            pipe.send((Said.DONE, value))
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would go on with its task, for nobody."""
+    parent = parent_process()
+    assert parent is not None
+    connection.wait([parent.sentinel])
+    os._exit(1)

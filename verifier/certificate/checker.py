@@ -161,7 +161,8 @@ class Analysis:
         if len(columns) and len(rows):
             slopes = np.broadcast_to(slopes, (2, len(code), slopes.shape[2])).copy()
             low, high = self.network.nodes[j].slopes
-            stated = self.hints["codes"][code[rows, None] - 1, columns] * ((high - low) / 255) + low
+            codes, levels = (self.hints["finer"], 65535) if "finer" in self.hints else (self.hints["codes"], 255)
+            stated = codes[code[rows, None] - 1, columns] * ((high - low) / levels) + low
             slopes[side[columns], rows[:, None], position[columns]] = stated
         return slopes
 

@@ -18,16 +18,21 @@ from verifier.spec.property import HalfSpaces, Property
 
 NEAR = 1e-9  # relative; a file's decimals and the float64 numbers that a search reads of them
 MOST_SPLITS = 1 << 20  # that leaves may take to be mended
+FEW = 100  # as many for float32 as there are already, and these
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """A certificate with the files that it is about, and what the checker said of it."""
+    """A certificate with the files that it is about, and what the checker said of it.
+
+    missing: how much a leaf lacks for float32 execution, where the claim is about real arithmetic for that reason.
+    """
 
     content: bytes
     accepted: Accepted
     model: bytes
     statement: bytes
+    missing: float | None = None
 
 
 def certificate(
@@ -43,15 +48,16 @@ def certificate(
         subject = Subject.read(model, statement, proved[0][1].merge)
         proof = merged(subject.cases, proved)
         smooth = any(node.op in SMOOTH for node in subject.network.nodes)
-        count = sum(1 for tree in proof.trees for _ in preorder(tree))
-        for semantics, splits in (("float32", 100 + count), ("real", MOST_SPLITS)):
-            if semantics == "float32" and (smooth or subject.network.merged):
-                continue
-            try:
-                return Certificate(*checked(subject, proof, semantics, deadline, splits), model, statement)
-            except Unproved as error:
-                refused = error
-        raise refused
+        count, missing = sum(1 for tree in proof.trees for _ in preorder(tree)), None
+        if not (smooth or subject.network.merged):
+            for fine in (False, True) if proof.slots else (False,):
+                try:
+                    found = checked(subject, proof, "float32", deadline, FEW + count, fine)
+                    return Certificate(*found, model, statement)
+                except Unproved as error:
+                    missing = -error.bound
+        found = checked(subject, proof, "real", deadline, MOST_SPLITS, fine=bool(proof.slots))
+        return Certificate(*found, model, statement, missing)
     except Refused as error:
         bound = error.bound if isinstance(error, Unproved) else None
         raise CertificateError(f"the checker refuses: {error}", bound) from error

@@ -20,7 +20,8 @@ Lemmas about the inputs of activation i have such trees, end to end and without 
 rest on the bounds and lemmas of earlier activations.
 
 `slots` (3, U) are activations, positions and sides (0: where the coefficient is >= 0) of which the columns of `codes`
-(K, U) state slopes, 0 to 255 standing for the least to the greatest slope of the activation.
+(K, U) state slopes, 0 to 255 standing for the least to the greatest slope of the activation; or, in place of `codes`,
+those of `finer`, 0 to 65535.
 
 Activations are numbered in the order of the model's operators; a maximum of n values counts as n - 1 activations.
 """

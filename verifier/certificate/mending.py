@@ -45,18 +45,19 @@ class Mender(Checker):
 
 
 def checked(
-    subject: Subject, proved: proof.Proof, semantics: str, deadline: float, splits: int
+    subject: Subject, proved: proof.Proof, semantics: str, deadline: float, splits: int, fine: bool = False
 ) -> tuple[bytes, Accepted]:
     """The certificate of a proof, with so many further splits of inputs at most, as the checker accepts it.
 
-    The check is in rounded arithmetic, without a sample of leaves in exact arithmetic. Raises Refused.
+    fine: slopes are stated in two bytes. The check is in rounded arithmetic, without a sample of leaves in exact
+    arithmetic. Raises Refused.
     """
-    content = written(subject, proved, semantics)
+    content = written(subject, proved, semantics, fine)
     mender = Mender(unpack(content), subject.network, subject.cases, deadline, splits)
     with np.errstate(all="ignore"):
         accepted = mender.check("rounded", sample=0)
     if mender.trees:  # what was checked is the tree as it is now
-        content = written(subject, replace(proved, trees=_trees(proved, mender.trees)), semantics)
+        content = written(subject, replace(proved, trees=_trees(proved, mender.trees)), semantics, fine)
     return content, accepted
 
 

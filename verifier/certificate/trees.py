@@ -19,7 +19,7 @@ else:  # run as a file, with reading.py beside it
 
 MAGIC, LEAF, INPUT = b"NN certificate 1\n", 0, 1  # kinds of tree nodes; kind 2 + i splits the input of activation i
 TYPES = {"kind": "<u4", "position": "<u4", "point": "<f8", "weights": "<u2", "code": "<u4", "extra": "<f4",
-         "slots": "<u4", "codes": "|u1", "target": "<u4"}  # fmt: skip
+         "slots": "<u4", "codes": "|u1", "finer": "<u2", "target": "<u4"}  # fmt: skip
 MOST_BYTES, MOST_SPLITS = 1 << 28, 2000
 
 
@@ -37,7 +37,9 @@ def unpack(content: bytes) -> dict[str, Any]:
     need(len(data) == ends[-1] and stream.eof and not stream.unused_data, "the arrays are damaged or truncated")
     for (name, dtype, shape), i, j in zip(kinds, [0, *ends], ends, strict=False):
         array = np.frombuffer(data[i:j], dtype).reshape(shape)
-        header[name] = array if name == "codes" else array.astype(np.int64 if dtype.kind == "u" else np.float64)
+        header[name] = (
+            array if name in ("codes", "finer") else array.astype(np.int64 if dtype.kind == "u" else np.float64)
+        )
     return header
 
 

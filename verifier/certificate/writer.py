@@ -38,15 +38,15 @@ def write(model: bytes, prop: bytes, proof: Proof, semantics: str = "float32") -
     return written(Subject.read(model, prop, proof.merge), proof, semantics)
 
 
-def written(subject: Subject, proof: Proof, semantics: str) -> bytes:
-    """The certificate of a proof about a subject, whose cases its trees are about."""
+def written(subject: Subject, proof: Proof, semantics: str, fine: bool = False) -> bytes:
+    """The certificate of a proof about a subject, whose cases its trees are about. fine: slopes take two bytes."""
     network, cases = subject.network, subject.cases
     if len(cases) != len(proof.trees):
         raise ValueError(f"the property has {len(cases)} unsafe sets, the proof {len(proof.trees)} trees")
     count = len(network.activations)
     refine = proof.refine if proof.refine is not None else [i > 0 for i in range(count)]
     ranges = np.array([network.nodes[network.activations[i]].slopes for (i, _), _ in proof.slots]).reshape(-1, 2).T
-    coder = _Coder(*ranges)
+    coder = _Coder(ranges[0], ranges[1], np.dtype(np.uint16 if fine else np.uint8))
     arrays: dict[str, np.ndarray] = {}
     for k, (tree, case) in enumerate(zip(proof.trees, cases, strict=True)):
         found = flattened([tree], len(case.rows), coder, by_node=bool(proof.recompute and proof.recompute[k]))
@@ -58,7 +58,8 @@ def written(subject: Subject, proof: Proof, semantics: str) -> bytes:
         arrays |= {f"{name}.a{i}": array for name, array in found.items()}
     slots = [(*neuron, side) for neuron, side in proof.slots]
     arrays["slots"] = np.array(slots, dtype=np.int64).reshape(-1, 3).T
-    arrays["codes"] = np.frombuffer(b"".join(coder.rows), dtype=np.uint8).reshape(len(coder.rows), len(slots))
+    codes = np.frombuffer(b"".join(coder.rows), dtype=coder.dtype).reshape(len(coder.rows), len(slots))
+    arrays["finer" if fine else "codes"] = codes
     header = {
         **subject.digests,
         "semantics": semantics,
@@ -71,10 +72,10 @@ def written(subject: Subject, proof: Proof, semantics: str) -> bytes:
 
 
 class _Coder:
-    """Collects rows of coded slopes. least, greatest: (slots,)."""
+    """Collects rows of coded slopes. least, greatest: (slots,). dtype: of the codes, which use its whole range."""
 
-    def __init__(self, least: np.ndarray, greatest: np.ndarray) -> None:
-        self.least, self.greatest = least, greatest
+    def __init__(self, least: np.ndarray, greatest: np.ndarray, dtype: np.dtype) -> None:
+        self.least, self.greatest, self.dtype, self.levels = least, greatest, dtype, np.iinfo(dtype).max
         self.rows: dict[bytes, int] = {}  # the number of every row
 
     def __call__(self, slopes: np.ndarray | None) -> int:
@@ -82,7 +83,7 @@ class _Coder:
         if slopes is None:
             return 0
         shares = np.clip((slopes - self.least) / (self.greatest - self.least), 0, 1)
-        row = np.rint(shares * 255).astype(np.uint8).tobytes()
+        row = np.rint(shares * self.levels).astype(self.dtype).tobytes()
         return self.rows.setdefault(row, len(self.rows)) + 1
 
 
@@ -107,13 +108,15 @@ def flattened(
             kind.append(LEAF)
             position.append(0)
             point.append(0.0)
+            scale = 1.0  # multipliers go with the weights
             if row_count is not None:
                 weights.append(quantised(node.weights, row_count))
+                scale = float(weights[-1].sum() / sum(node.weights)) if weights[-1].any() else 1.0
             code.append(coder(node.slopes))
             neurons = [neuron for neuron in path if neuron[0] >= 0]
             # A neuron that is cut twice has one multiplier.
             last = [n not in neurons[i + 1 :] for i, n in enumerate(neurons)]
-            extra += [np.float32(node.extra.get(n, 0.0) * use) for n, use in zip(neurons, last, strict=True)]
+            extra += [np.float32(scale * node.extra.get(n, 0.0) * use) for n, use in zip(neurons, last, strict=True)]
     arrays = {
         "kind": np.array(kind),
         "position": np.array(position),

@@ -1,14 +1,19 @@
-"""The files that show a counterexample: the adversarial input and its picture."""
+"""The files that show a counterexample, the adversarial input and its picture, or that prove a property."""
 
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from verifier.cli.inputs import Sample
 from verifier.errors import InputError
+
+if TYPE_CHECKING:
+    from verifier.certificate.claim import Certificate
 
 DEFAULT_FOLDER = "verify_out"
 
@@ -70,3 +75,23 @@ def write_evidence(
         upper=sample.upper,
     )
     return [str(array), str(picture)]
+
+
+def write_certificate(file: str, found: Certificate, statement: bool, model: bool) -> list[str]:
+    """Write a certificate and what it is about: the property where `statement`, the ONNX model where `model`.
+
+    The certificate comes last, so that one that is there is complete. Returns the paths. Raises InputError.
+    """
+    path, written = Path(file), []
+    about = ((".vnnlib", found.statement, statement), (".onnx", found.model, model))
+    contents = [(path.with_suffix(suffix), content) for suffix, content, wanted in about if wanted]
+    for target, content in (*contents, (path, found.content)):
+        partial = target.with_name(target.name + ".part")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_bytes(content)
+            os.replace(partial, target)
+        except OSError as error:
+            raise InputError(f"{target}: cannot be written ({error.strerror}); give another --certificate") from error
+        written.append(str(target))
+    return written

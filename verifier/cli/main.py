@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from verifier.cli import bounds, export, radius, supports, verify, vnncomp
+from verifier.cli import bounds, certify, check, export, merge, radius, report, supports, train, verify, vnncomp
 from verifier.cli.options import ERROR, INTERRUPTED, Parser
 from verifier.errors import VerifierError
 
 BROKEN_PIPE = 141  # 128 + SIGPIPE
 
-COMMANDS = (verify, radius, bounds, export, vnncomp, supports)
+COMMANDS = (verify, check, certify, report, merge, radius, bounds, export, vnncomp, train, supports)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -183,6 +183,15 @@ def add_evidence(group: Options) -> None:
     )
 
 
+def add_certificate(group: Options) -> None:
+    group.add_argument(
+        "--certificate",
+        metavar="FILE",
+        help="write what proves VERIFIED, for `verifier check`; the property goes beside it as FILE's stem + .vnnlib, "
+        "and a model that is not ONNX as .onnx; without an accepted certificate the answer is UNKNOWN",
+    )
+
+
 def read_settings(args: argparse.Namespace) -> Settings:
     """The options of `add_settings`. Raises InputError when the method is unknown or the device absent."""
     from verifier.strategy import Settings

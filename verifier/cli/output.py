@@ -99,15 +99,19 @@ def print_json(record: Mapping[str, Any]) -> None:
     print(json.dumps(_finite(record), allow_nan=False))
 
 
-def verified_margin(result: Result, solver: str) -> str:
+def verified_margin(result: Result, solver: str, certified: bool = False) -> str:
     """How much was proved, and how far that can be trusted."""
     if result.solver_word:
         return f"{solver} claims a margin of at least {at_least(result.proved)}"
-    arithmetic = f"in {result.semantics} arithmetic, without a certificate"
-    return f"the margin is at least {at_least(result.proved)} {arithmetic}"
+    margin = f"at least {at_least(result.proved)}" if result.proved > 0 else "above 0"
+    return (
+        f"the margin is {margin} in {result.semantics} arithmetic, {'with' if certified else 'without'} a certificate"
+    )
 
 
-def result_record(args: argparse.Namespace, model: Model, result: Result) -> dict[str, Any]:
+def result_record(
+    args: argparse.Namespace, model: Model, result: Result, certificate: str | None = None
+) -> dict[str, Any]:
     """What --json prints of any result. Margins that do not exist are null; a claimed one is a solver's word alone."""
     from verifier.verdict import peak_memory
 
@@ -118,7 +122,7 @@ def result_record(args: argparse.Namespace, model: Model, result: Result) -> dic
         "solver_word": result.solver_word,
         "claim": result.about,
         "semantics": result.semantics,
-        "certificate": None,
+        "certificate": certificate,
         "model": str(model.path),
         "sha256": model.sha256,
         "method": args.method,

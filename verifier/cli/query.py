@@ -24,6 +24,7 @@ from verifier.errors import InputError
 
 if TYPE_CHECKING:
     from verifier.batch.query import Answer
+    from verifier.certificate.claim import Certificate
     from verifier.load import Model
     from verifier.spec.vnnlib import Query
     from verifier.verdict import Result
@@ -33,13 +34,13 @@ FEW = 24  # values that are printed; all are in the files
 
 def run(args: argparse.Namespace) -> int:
     """`verify MODEL --property FILE`: a sentence, and what there is to tell."""
-    query, model, found, folder = ask(args)
+    query, model, found, folder, certificate = ask(args)
     result = found.result
+    files = write_files(args, query, model, found, folder, certificate)
     if not args.json:
-        print(sentence(args, result), flush=True)
-    files = write_files(args, query, model, found, folder)
+        print(sentence(args, result, certificate is not None), flush=True)
     if args.json:
-        print_json(record(args, model, found, files))
+        print_json(record(args, model, found, files, certificate is not None))
     elif not args.quiet:
         print_stages(args, result)
         print_counterexample(result)
@@ -55,28 +56,34 @@ def run_standard(args: argparse.Namespace) -> int:
     from verifier.batch.competition import standard_text
 
     args.property = args.model
-    query, model, found, folder = ask(args)
+    query, model, found, folder, certificate = ask(args)
     if not args.json:
         print(standard_text(query, found, args.timeout), end="", flush=True)
-    files = write_files(args, query, model, found, folder)
+    files = write_files(args, query, model, found, folder, certificate)
     if args.json:
-        print_json(record(args, model, found, files))
+        print_json(record(args, model, found, files, certificate is not None))
     elif not args.quiet:
-        print(sentence(args, found.result), *(f"written: {file}" for file in files), sep="\n", file=sys.stderr)
+        print(
+            sentence(args, found.result, certificate is not None),
+            *(f"written: {file}" for file in files),
+            sep="\n",
+            file=sys.stderr,
+        )
     return found.result.verdict.exit_code
 
 
-def ask(args: argparse.Namespace) -> tuple[Query, Model, Answer, Path | None]:
-    """The query, the network, the answer, and the folder for a counterexample, if one is to be written.
+def ask(args: argparse.Namespace) -> tuple[Query, Model, Answer, Path | None, Certificate | None]:
+    """The query, the network, the answer, the folder for a counterexample, if one is to be written, the certificate.
 
     With --network, args.model becomes the network's file. Raises InputError when --network does not fit the query.
     """
     from verifier.batch.startup import startup
 
     with startup():
-        from verifier.batch.query import answer
+        from verifier.batch.query import answer, certified_answer
         from verifier.cli.evidence import evidence_folder
         from verifier.load import load
+        from verifier.load.sniff import unzipped
         from verifier.spec.vnnlib import read_query
 
         settings = options.read_settings(args)
@@ -86,7 +93,11 @@ def ask(args: argparse.Namespace) -> tuple[Query, Model, Answer, Path | None]:
         if args.network is not None:
             args.model = network_file(query, args.network)
         model = load(args.model, args.arch)
-    return query, model, answer(model, query, settings, progress(args)), folder
+    if args.certificate is None:
+        return query, model, answer(model, query, settings, progress(args)), folder, None
+    statement = unzipped(Path(args.property).read_bytes()) if query.network is None else None
+    found, certified = certified_answer(model, query, statement, settings, progress(args))
+    return query, model, found, folder, certified.certificate
 
 
 def network_file(query: Query, given: list[str]) -> str:
@@ -115,11 +126,22 @@ def network_file(query: Query, given: list[str]) -> str:
     return files[query.network]
 
 
-def write_files(args: argparse.Namespace, query: Query, model: Model, found: Answer, folder: Path | None) -> list[str]:
-    """Write --result and the counterexample, as far as they are wanted; returns their paths."""
+def write_files(
+    args: argparse.Namespace,
+    query: Query,
+    model: Model,
+    found: Answer,
+    folder: Path | None,
+    certificate: Certificate | None,
+) -> list[str]:
+    """Write --result, --certificate and the counterexample, as far as they are wanted; returns their paths."""
     from verifier.batch.competition import assignments, result_text
+    from verifier.cli.evidence import write_certificate
 
     files = []
+    if certificate is not None:
+        version2 = query.network is not None
+        files += write_certificate(args.certificate, certificate, statement=version2, model=model.stored is None)
     if args.result is not None:
         files.append(write(Path(args.result), result_text(found, args.timeout)))
     if found.point is not None and found.result.outputs is not None and folder is not None:
@@ -138,13 +160,13 @@ def write(path: Path, text: str) -> str:
     return str(path)
 
 
-def sentence(args: argparse.Namespace, result: Result) -> str:
+def sentence(args: argparse.Namespace, result: Result, certified: bool = False) -> str:
     """The result in one plain sentence."""
     from verifier.verdict import Verdict
 
     spent = f"{result.stage}, {seconds(result.seconds)}" if result.stage else seconds(result.seconds)
     if result.verdict is Verdict.VERIFIED:
-        margin = verified_margin(result, args.solver)
+        margin = verified_margin(result, args.solver, certified)
         return f"{result.label}: {result.about}; {margin} ({spent})."
     if result.verdict is Verdict.FALSIFIED:
         broken = f"an input that {Path(args.property).name} allows has a forbidden output"
@@ -163,11 +185,11 @@ def print_counterexample(result: Result) -> None:
         print_table(("variable", "value"), cells)
 
 
-def record(args: argparse.Namespace, model: Model, found: Answer, files: list[str]) -> dict[str, Any]:
+def record(args: argparse.Namespace, model: Model, found: Answer, files: list[str], certified: bool) -> dict[str, Any]:
     """The result as --json prints it; counterexample and outputs are X and Y, flattened."""
     x, outputs = found.result.counterexample, found.result.outputs
     return {
-        **result_record(args, model, found.result),
+        **result_record(args, model, found.result, args.certificate if certified else None),
         "property": args.property,
         "cases": [case_record(case) for case in found.cases],
         "counterexample": None if x is None else x.ravel().tolist(),

@@ -54,6 +54,12 @@ def methods() -> list[str]:
     return list(METHODS)
 
 
+def training_methods() -> list[str]:
+    from verifier.train.losses import METHODS
+
+    return list(METHODS)
+
+
 def datasets() -> list[str]:
     return list(DATASETS)
 
@@ -77,6 +83,7 @@ LISTS: dict[str, tuple[str, Callable[[], list[str]]]] = {
     "architectures": ("architectures for --arch", architectures),
     "solvers": ("installed solvers for --solver", installed_solvers),
     "methods": ("methods for `verify --method`", methods),
+    "training-methods": ("methods for `train --method`", training_methods),
     "datasets": ("data sets for --dataset", datasets),
 }
 

@@ -16,7 +16,7 @@ from verifier.cli.output import print_json, print_table, seconds
 
 if TYPE_CHECKING:
     from verifier.batch.competition import Finding, Instance
-    from verifier.batch.journal import Row
+    from verifier.batch.competition_results import Row
     from verifier.batch.workers import Outcome
 
 DESCRIPTION = (
@@ -56,13 +56,13 @@ def add_parser(subparsers: options.Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     from verifier.batch import workers
     from verifier.batch.competition import read_instances, worker
-    from verifier.batch.journal import Journal
+    from verifier.batch.competition_results import Results
 
     instances = read_instances(Path(args.folder), args.only, args.timeout)
     grouped = groupby(instances, key=lambda instance: instance.category)
     chosen = [instance for _, group in grouped for instance in list(group)[: args.limit]]
-    journal = Journal(Path(args.out))
-    left = journal.left(chosen)
+    kept = Results(Path(args.out))
+    left = kept.left(chosen)
     say = None if args.json or args.quiet else partial(print, flush=True)
     if say is not None and len(left) < len(chosen):
         say(f"{len(chosen) - len(left)} of {len(chosen)} instances are in {args.out} already.")
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
         with closing(outcomes):
             for outcome in outcomes:
                 row = record_row(outcome)
-                journal.append(row)
+                kept.append(row)
                 done += 1
                 if say is not None:
                     say(f"[{done}/{len(left)}] {progress_line(row)}")
@@ -81,8 +81,8 @@ def run(args: argparse.Namespace) -> int:
             f"verifier: stopped after {done} of {len(left)} instances; go on with: {args.command_line}", file=sys.stderr
         )
         return options.INTERRUPTED
-    report(args, journal.of(chosen))
-    return CONTRADICTED if any(row.wrong for row in journal.of(chosen)) else 0
+    report(args, kept.of(chosen))
+    return CONTRADICTED if any(row.wrong for row in kept.of(chosen)) else 0
 
 
 def report(args: argparse.Namespace, rows: Sequence[Row]) -> None:
@@ -101,7 +101,7 @@ def report(args: argparse.Namespace, rows: Sequence[Row]) -> None:
 def record_row(outcome: Outcome[Instance, Finding]) -> Row:
     """A worker's answer as a line of results: an answer that came too late is none."""
     from verifier.batch.competition import Finding
-    from verifier.batch.journal import Row
+    from verifier.batch.competition_results import Row
 
     instance, finding = outcome.task, outcome.value
     if outcome.failure:

@@ -5,21 +5,40 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from scipy import sparse
 from torch import Tensor
 
+from verifier.bounds.backward import pull_back, start_rows
+from verifier.bounds.crown import unsqueezed
 from verifier.encoding import Encoder
 from verifier.errors import SpecificationError
 from verifier.graph import Graph
-from verifier.ops.base import Activation
+from verifier.ops.base import Activation, Relaxation
+from verifier.ops.patches import Coefficients, dense
 from verifier.program import LinearProgram, SolveOptions, Status
 from verifier.solvers import get
 from verifier.types import Box, Interval
 
 EMPTY = 1e-6  # the least total violation that counts; far above rounding
+
+
+@dataclass(frozen=True)
+class LeafBound:
+    """What a linear program says of one subdomain.
+
+    bound: of the margin, that of the multipliers: inf when these show that the subdomain is empty, -inf when there are
+    none. point: the program's input (1, *input_shape). pressure: (rows,), multipliers of what was split, in the order
+    in which it was given. weights: (rows,), of the rows of the unsafe set; zero where the subdomain is empty.
+    """
+
+    bound: float
+    point: Tensor | None = None
+    pressure: np.ndarray | None = None
+    weights: np.ndarray | None = None
 
 
 def close_by_lp(
@@ -30,29 +49,41 @@ def close_by_lp(
     C: Tensor,
     d: Tensor,
     deadline: float,
-) -> tuple[float, Tensor | None]:
-    """The margin bound of one subdomain by the LP with its splits as rows, and the LP's input (1, *input_shape).
+) -> LeafBound:
+    """The margin bound of one subdomain by the LP over its inputs with its splits as rows.
 
     nodes: bounds inside the subdomain of what activations read. split: by node, flat positions of neurons that were
-    split. C, d: the rows of the unsafe set. The bound is that of the LP's multipliers, by weak duality: inf when these
-    show that the subdomain is empty, -inf when there are none or the region is no polytope.
+    split. C, d: the rows of the unsafe set. There is no bound where the region is no polytope.
     """
     exact, box = graph.to(torch.float64, "cpu"), region.to("cpu", torch.float64)
     try:
         encoder = Encoder(exact, box, integer=False)
     except SpecificationError:
-        return -math.inf, None
-    bounds = {n: z.to("cpu", torch.float64) for n, z in nodes.items()}
+        return LeafBound(-math.inf)
+    lines: dict[int, Relaxation] = {}
     for place, node in enumerate(exact.nodes):
         if isinstance(node.op, Activation):
-            encoder.add_activation(place, bounds[node.inputs[0]])
+            z = unsqueezed(nodes[node.inputs[0]].to("cpu", torch.float64))
+            lines[place] = node.op.relax(z, node.op.initial(z, "adaptive"))
+
+    def forms(form: dict[int, Coefficients], constant: Tensor) -> tuple[sparse.csr_array, np.ndarray]:
+        """The same over the inputs: all neurons are decided, and their lines exact."""
+        sources, constant = pull_back(exact, form, constant, lines)
+        inputs, count = exact.nodes[0].size, constant.shape[1]
+        A = dense(sources[0]).reshape(count, inputs) if 0 in sources else torch.zeros(count, inputs)
+        return sparse.csr_array(A.numpy()), constant[0].numpy()
+
+    first = encoder.row_count
     for read, positions in split.items():
-        index = positions.cpu().numpy()
-        if index.size:
-            matrix, constant = encoder.forms(read, index)
-            lower, upper = (side.flatten().numpy()[index] for side in (bounds[read].lower, bounds[read].upper))
+        index = positions.cpu()
+        if len(index):
+            matrix, constant = forms(*start_rows(exact, read, index.unsqueeze(0), torch.float64))
+            bounds = nodes[read].to("cpu", torch.float64)
+            lower, upper = (side.flatten()[index].numpy() for side in (bounds.lower, bounds.upper))
             encoder.add_rows([], lower - constant, upper - constant, matrix)
-    matrix, constant = encoder.output_forms(C.to("cpu", torch.float64), d.to("cpu", torch.float64))
+    last = encoder.row_count
+    A = C.to("cpu", torch.float64).reshape(1, len(C), *exact.output_shape)
+    matrix, constant = forms({exact.output: A}, d.to("cpu", torch.float64).unsqueeze(0))
     low, high = encoder.range_of(matrix, constant)
     margin = encoder.add_columns([low.max()], [high.max()], lambda values: np.zeros(1))
     encoder.add_rows([(margin, np.full((len(constant), 1), -1.0))], -math.inf, -constant, matrix)
@@ -62,19 +93,24 @@ def close_by_lp(
     options = SolveOptions(time_limit=max(deadline - time.monotonic(), 0.01))
     solution = get("highs").solve(program, options)
     if solution.status is Status.INFEASIBLE:
-        return (math.inf if is_empty(program, options) else -math.inf), None
-    bound = solution.bound if solution.row_duals is not None else -math.inf  # a solver's word alone is no bound
+        duals = violation_multipliers(program, options)
+        if duals is None:
+            return LeafBound(-math.inf)
+        return LeafBound(math.inf, None, -duals[first:last], np.zeros(len(C)))
+    duals = solution.row_duals
+    bound = solution.bound if duals is not None else -math.inf  # a solver's word alone is no bound
+    found = (None, None) if duals is None else (-duals[first:last], np.maximum(-duals[last:], 0))
     if solution.x is None:
-        return bound, None
+        return LeafBound(bound, None, *found)
     shape = exact.input_shape
     point = torch.from_numpy(solution.x[: int(np.prod(shape))]).view(1, *shape)
-    return bound, region.project(point.to(region.lower))
+    return LeafBound(bound, region.project(point.to(region.lower)), *found)
 
 
-def is_empty(program: LinearProgram, options: SolveOptions) -> bool:
-    """Whether multipliers prove that no point is feasible: the least total violation of the rows is positive."""
+def violation_multipliers(program: LinearProgram, options: SolveOptions) -> np.ndarray | None:
+    """Multipliers of the rows that prove that no point is feasible: the least total violation is positive."""
     if (program.lower > program.upper).any():
-        return True
+        return np.zeros(len(program.row_lower))
     rows, columns = program.matrix.shape
     reach = abs(program.matrix) @ np.maximum(np.abs(program.lower), np.abs(program.upper))
     sides = np.stack([np.where(np.isfinite(s), np.abs(s), 0.0) for s in (program.row_lower, program.row_upper)])
@@ -88,4 +124,5 @@ def is_empty(program: LinearProgram, options: SolveOptions) -> bool:
         row_upper=program.row_upper,
     )
     solution = get("highs").solve(elastic, options)
-    return solution.status is Status.OPTIMAL and solution.row_duals is not None and solution.bound > EMPTY
+    proved = solution.status is Status.OPTIMAL and solution.bound > EMPTY
+    return solution.row_duals if proved else None

@@ -105,15 +105,15 @@ class _Leaves:
             dense = evidence.pressure.float().cpu().numpy()
             rows, places = np.nonzero(dense)
             pressure = rows, places, dense[rows, places]
-        half = None if slopes is None else slopes.to("cpu", torch.float16).numpy()
-        return cls(weights, half, pressure)
+        single = None if slopes is None else slopes.to("cpu", torch.float32).numpy()
+        return cls(weights, single, pressure)
 
     def made(self, places: Sequence[Neuron], own: np.ndarray, defaults: np.ndarray | None) -> list[Leaf]:
         """Leaves with slopes for all slots, of which `own` are stated here."""
         slopes: list[np.ndarray | None] = [None] * len(self.weights)
         if self.slopes is not None:
             assert defaults is not None
-            every = np.tile(defaults.astype(np.float16), (len(self.weights), 1))
+            every = np.tile(defaults.astype(np.float32), (len(self.weights), 1))
             every[:, own] = self.slopes
             slopes = list(every)
         extra: list[dict[Neuron, float]] = [{} for _ in self.weights]
@@ -127,7 +127,8 @@ class Records:
     """Everything that a search leaves behind.
 
     sets: by unsafe set, the record that closed it, and as which of its sets. claims: by neuron, and whether it is the
-    upper bound, the record that proves the best bound, and as which of its sets.
+    upper bound, the record that proves the best bound, and as which of its sets. flat: whether there will be proofs by
+    intervals, which state slopes above neurons.
     """
 
     def __init__(self, graph: Graph) -> None:
@@ -137,14 +138,28 @@ class Records:
         }
         self.sets: dict[int, tuple[Record, int]] = {}
         self.claims: dict[tuple[Neuron, bool], tuple[Record, int]] = {}
+        self.flat = False
 
     def neuron_record(self, units: Units, sizes: Sequence[int], nodes: Mapping[int, Interval]) -> Record:
         """A record of splits of units, for unsafe sets with so many rows, over bounds of what activations read."""
         places = [(self.numbers[b.activation], i) for b in units.blocks for i in b.positions.tolist()]
-        # Above a convex bend the best line is the chord, which is the checker's own choice.
+        # Above a convex bend the best line is the chord, the checker's own choice where no leaf states another.
         convex = all(isinstance(b.op, Hinge) and b.op.slopes[0] <= b.op.slopes[1] for b in units.blocks)
-        slots = [(place, upper) for upper in ((False,) if convex else (False, True)) for place in places]
+        sides = (False,) if convex and not self.flat else (False, True)
+        slots = [(place, upper) for upper in sides for place in places]
         return Record(sizes, places, slots, nodes)
+
+    def unsplit(self, weights: Tensor, flat: bool) -> Record:
+        """The record of one set, that `weights` (rows,) of its rows prove without splits.
+
+        flat: by intervals, which are the slope zero below and above every neuron; else by the checker's own lines.
+        """
+        sizes = {number: self.graph.nodes[i].size for i, number in self.numbers.items() if flat}
+        slots = [((number, i), upper) for number, size in sizes.items() for upper in (False, True) for i in range(size)]
+        root, record = torch.zeros(1, dtype=torch.long), Record([len(weights)], [], slots)
+        slopes = torch.zeros(1, len(slots)) if slots else None
+        record.close(root, root, Evidence(weights.unsqueeze(0), slopes))
+        return record
 
     def claim(self, activation: int, positions: Tensor, record: Record, before: Interval, after: Interval) -> None:
         """The record's sets are the lower, then the upper bounds of what an activation reads at positions."""

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from verifier.graph import Graph
@@ -76,12 +77,20 @@ def narrowed(nodes: Mapping[int, Interval], units: Units, l: Tensor, u: Tensor) 
 
 
 def leaf_closer(graph: Graph, region: Box, nodes: Mapping[int, Interval], units: Units, rows: Rows) -> Leaf:
-    """What decides subdomains of `units` by a linear program."""
+    """What decides subdomains of `units` by a linear program, whose multipliers become theirs."""
 
     def close(leaf: Open, deadline: float) -> tuple[float, Tensor | None]:
         bounds = narrowed(nodes, units, leaf.l[0], leaf.u[0])
         split = {b.read: b.positions[leaf.split[0, b.part]] for b in units.blocks}
         k = int(leaf.unsafe)
-        return close_by_lp(graph, region, bounds, split, rows.C[k], rows.d[k], deadline)
+        found = close_by_lp(graph, region, bounds, split, rows.C[k], rows.d[k], deadline)
+        if found.pressure is not None and found.weights is not None:
+            places = torch.cat(
+                [torch.arange(b.part.start, b.part.stop)[leaf.split[0, b.part].cpu()] for b in units.blocks]
+            )
+            leaf.multipliers[0, -1] = 0
+            leaf.multipliers[0, -1, places] = torch.from_numpy(found.pressure).to(leaf.multipliers)
+            leaf.weights[0] = torch.from_numpy(found.weights).to(leaf.weights)
+        return found.bound, found.point
 
     return close

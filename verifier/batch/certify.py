@@ -1,0 +1,235 @@
+"""Certify a test set: which question is asked next, in which pass, and what is kept of the answers.
+
+Cases pass through the batched cascade in chunks. What it leaves open is searched one by one, the easiest first: for a
+short time each, and once nothing else is left, for as long as `Plan.timeout` allows.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from enum import Enum
+
+from verifier.batch.curve import Bisection
+from verifier.batch.journal import Journal
+from verifier.batch.merging import contents
+from verifier.batch.records import ERROR, UNKNOWN, VERIFIED, Case, Record, Run
+from verifier.batch.workers import Outcome
+from verifier.errors import InputError
+
+GRACE = 5.0  # seconds: a worker that stops itself late is cheaper than a new one
+SHORT = 3.0  # seconds of the first search of a case
+CHUNK_LIMIT = 120.0  # seconds for a chunk, if that is less than what its cases may take
+
+
+class Pass(Enum):
+    """What is done about the cases of a task."""
+
+    BOUNDS = "the batched cascade"
+    SHORT = "a short search"
+    LONG = "a search with all the time there is"
+
+
+@dataclass(frozen=True)
+class Task:
+    """Cases for a worker. seconds: that it may take. again: whether a worker has failed on them before."""
+
+    cases: tuple[Case, ...]
+    kind: Pass
+    seconds: float
+    again: bool = False
+
+
+Answer = Callable[[Task], Iterator[list[Record]]]
+Setup = Callable[[], Answer]
+Serve = Callable[..., Iterator[Outcome[Task, list[Record]]]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a run goes about it.
+
+    timeout: seconds for one case. batch: cases in a chunk. memory: bytes that a worker may take. retry: verdicts of an
+    earlier run that are asked again, in small letters. shard: (i, n) for the i-th of n parts of the inputs, from 1.
+    """
+
+    timeout: float = 60.0
+    batch: int = 50
+    jobs: int = 1
+    memory: int | None = None
+    retry: tuple[str, ...] = ()
+    shard: tuple[int, int] = (1, 1)
+
+    def indices(self, count: int) -> range:
+        """The inputs of the shard, among the first `count`."""
+        part, parts = self.shard
+        return range(part - 1, count, parts)
+
+
+@dataclass
+class Tally:
+    """How far a run is. total: inputs; done: those with nothing left to ask.
+
+    resumed: results that the journal held.
+    """
+
+    total: int
+    done: int = 0
+    resumed: int = 0
+    verdicts: Counter[str] = field(default_factory=Counter)
+
+
+class Certification:
+    """One run: `results` yields records as they are found, each after the journal has it."""
+
+    def __init__(self, run: Run, plan: Plan, journal: Journal) -> None:
+        """Takes over what the journal holds. Raises InputError when that is about something else."""
+        self.run, self.plan, self.journal = run, plan, journal
+        indices = plan.indices(run.count)
+        self.known = {index: Bisection(len(run.eps)) for index in indices}
+        self.place = {eps: i for i, eps in enumerate(run.eps)}
+        self.tally = Tally(len(indices))
+        self.records: dict[Case, Record] = {}
+        self.stopping = False
+        self._resume()
+        self.ready = deque(index for index in indices if self.known[index].next() is not None)
+        self.tally.done = self.tally.total - len(self.ready)
+        self.again: deque[Task] = deque()
+        self.open: dict[Pass, list[tuple[float, Case]]] = {Pass.SHORT: [], Pass.LONG: []}
+        self.left: dict[Task, set[Case]] = {}
+        self.first: dict[Case, Record] = {}  # what the cascade said of cases that are searched
+
+    def _resume(self) -> None:
+        held = contents(self.journal.lines, self.journal.path)
+        if held and self.run.identity not in held:
+            other = "is about another model, data set, norm, method or kind of evidence"
+            raise InputError(f"{self.journal.path}: {other}; give another --journal")
+        before = held.get(self.run.identity)
+        if before is None or before.run != before.run.joined(self.run):
+            self.journal.append([self.run.line()])
+        for record in before.records.values() if before else ():
+            position = self.place.get(record.eps)
+            if record.index in self.known and position is not None and record.verdict.lower() not in self.plan.retry:
+                self.records[record.case] = record
+                self.known[record.index].tell(position, record)
+                self.tally.verdicts[record.verdict] += 1
+        self.tally.resumed = len(self.records)
+
+    def results(self, setup: Setup, serve: Serve) -> Iterator[list[Record]]:
+        """Ask all that there is to ask; what `serve` is: see `workers.serve`."""
+        for outcome in serve(setup, self.next_task, lambda task: task.seconds + GRACE, self._workers, self.plan.memory):
+            records = list(self._taken(outcome))
+            assert not self.run.certified or all(r.certificate for r in records if r.verdict == VERIFIED)
+            if records:
+                self.journal.append(record.line(self.run) for record in records)
+                for record in records:
+                    self._keep(record)
+                yield records
+
+    @property
+    def _workers(self) -> int:
+        return max(1, min(self.plan.jobs, len(self.ready)))
+
+    @property
+    def undecided(self) -> bool:
+        """Whether any input is left without a verdict at some radius."""
+        return any(one.verified + 1 < one.falsified for one in self.known.values())
+
+    def stop(self) -> None:
+        """Begin nothing more; what is begun is finished."""
+        self.stopping = True
+
+    def next_task(self) -> Task | None:
+        """What a worker that has nothing to do should do."""
+        if self.stopping:
+            return None
+        task = self._next()
+        if task is not None:
+            self.left[task] = set(task.cases)
+        return task
+
+    def _next(self) -> Task | None:
+        if self.again:
+            return self.again.popleft()
+        if self.ready:
+            size = min(self.plan.batch, max(1, -(-len(self.ready) // self.plan.jobs)))
+            chunk = [self.ready.popleft() for _ in range(min(size, len(self.ready)))]
+            cases = tuple(Case(index, self.run.eps[self.known[index].next() or 0]) for index in chunk)
+            limit = min(len(cases) * self.plan.timeout, max(self.plan.timeout, CHUNK_LIMIT))
+            return Task(cases, Pass.BOUNDS, limit)
+        for kind, seconds in ((Pass.SHORT, min(SHORT, self.plan.timeout)), (Pass.LONG, self.plan.timeout)):
+            if self.open[kind]:
+                return Task((heapq.heappop(self.open[kind])[1],), kind, seconds)
+        return None
+
+    def _taken(self, outcome: Outcome[Task, list[Record]]) -> Iterator[Record]:
+        """The final records among what came of a task; the others lead to more tasks."""
+        task = outcome.task
+        for record in outcome.value or ():
+            self.left[task].discard(record.case)
+            if not self._passed_on(task.kind, record):
+                yield self._completed(record)
+        if not outcome.last:
+            return
+        for case in sorted(self.left.pop(task), key=lambda case: case.index):
+            yield from self._failed(task, case, outcome)
+
+    def _passed_on(self, kind: Pass, record: Record) -> bool:
+        """Whether a case that a pass left open goes to the next one."""
+        following = {Pass.BOUNDS: Pass.SHORT, Pass.SHORT: Pass.LONG}.get(kind)
+        final = self.run.method != "auto" or (kind is Pass.SHORT and self.plan.timeout <= SHORT)
+        if record.verdict != UNKNOWN or following is None or final:
+            return False
+        if kind is Pass.BOUNDS:
+            self.first[record.case] = record
+        ease = self.first[record.case].proved if record.case in self.first else None
+        heapq.heappush(self.open[following], (float("inf") if ease is None else -ease, record.case))
+        return True
+
+    def _failed(self, task: Task, case: Case, outcome: Outcome[Task, list[Record]]) -> Iterator[Record]:
+        """A worker was killed, or died, before it had answered."""
+        record = Record(case.index, case.eps, -1, -1, UNKNOWN, "", outcome.seconds)
+        if outcome.late:
+            record = replace(record, reason=f"the worker was killed at the time limit of {task.seconds:g} s")
+            if task.kind is not Pass.BOUNDS and self._passed_on(task.kind, record):
+                return
+        else:
+            record = replace(record, verdict=ERROR, reason=outcome.failure or "the worker gave no answer")
+        if (task.kind is Pass.BOUNDS or not outcome.late) and not task.again:
+            self.again.append(Task((case,), task.kind, min(task.seconds, self.plan.timeout), again=True))
+            return
+        yield self._completed(record)
+
+    def _completed(self, record: Record) -> Record:
+        """The record of a search with what the cascade knew before."""
+        before = self.first.pop(record.case, None)
+        if before is None:
+            return record
+        stages = dict(before.stages)
+        for name, spent in record.stages.items():
+            stages[name] = stages.get(name, 0.0) + spent
+        better = [value for value in (before.proved, record.proved) if value is not None]
+        seen = [value for value in (before.found, record.found) if value is not None]
+        return replace(
+            record,
+            label=before.label,
+            prediction=before.prediction,
+            stage=record.stage or before.stage,
+            seconds=before.seconds + record.seconds,
+            proved=max(better, default=None),
+            found=min(seen, default=None),
+            stages=stages,
+            unstable=before.unstable,
+        )
+
+    def _keep(self, record: Record) -> None:
+        self.records[record.case] = record
+        self.tally.verdicts[record.verdict] += 1
+        known = self.known[record.index]
+        known.tell(self.place[record.eps], record)
+        if known.next() is None:
+            self.tally.done += 1
+        else:
+            self.ready.append(record.index)

@@ -1,0 +1,154 @@
+"""What a worker of `verifier certify` does: it loads the model and the data set once, and answers tasks."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from verifier.errors import InputError
+
+if TYPE_CHECKING:
+    from verifier.batch.cascade import Problem
+    from verifier.batch.certify import Answer, Task
+    from verifier.batch.evidence import Evidence
+    from verifier.batch.records import Record, Run
+    from verifier.data import Dataset
+    from verifier.load import Model
+    from verifier.strategy import Settings
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """The setup of a worker, picklable: calling it returns what answers tasks.
+
+    model, dataset: where they are, as absolute paths, or the name of the data set.
+    """
+
+    run: Run
+    model: str
+    dataset: str
+    device: str = "cpu"
+    seed: int = 0
+    certificates: str | None = None
+
+    @classmethod
+    def of(cls, run: Run, device: str = "cpu", seed: int = 0, certificates: Path | None = None) -> Workplace:
+        """The workplace for a run whose files are found from here. certificates: the folder for them, if wanted."""
+        data = Path(run.dataset)
+        dataset = str(data.resolve()) if data.suffix else run.dataset
+        folder = None if certificates is None else str(certificates.resolve())
+        return cls(run, str(Path(run.model).resolve()), dataset, device, seed, folder)
+
+    def __call__(self) -> Answer:
+        """Raises InputError when the model or the data are not those of the run."""
+        from verifier.batch.startup import startup
+
+        with startup():
+            import torch
+
+            from verifier.batch.cascade import Problem
+            from verifier.data import load_dataset
+            from verifier.load import load
+            from verifier.strategy import Settings
+
+        torch.set_num_threads(1)
+        model, data = load(self.model, self.run.arch or None), load_dataset(self.dataset)
+        if model.sha256 != self.run.sha256 or digest(data) != self.run.inputs:
+            raise InputError(f"{self.run.model} or {self.run.dataset} changed while the run went on")
+        settings = Settings(device=self.device, seed=self.seed)
+        problem = Problem(model, data, self.run.norm, str(settings.torch_device()))
+        evidence = None
+        if self.certificates is not None:
+            from verifier.batch.evidence import Evidence
+
+            evidence = Evidence(problem, model, Path(self.certificates))
+        return Answering(problem, settings, self.run.method, evidence)
+
+
+@dataclass(frozen=True)
+class Answering:
+    """Answers tasks about one problem."""
+
+    problem: Problem
+    settings: Settings
+    method: str
+    evidence: Evidence | None = None
+
+    def __call__(self, task: Task) -> Iterator[list[Record]]:
+        from verifier.batch.cascade import cascade, search
+        from verifier.batch.certify import Pass
+        from verifier.batch.records import VERIFIED
+
+        settings, evidence = replace(self.settings, timeout=task.seconds), self.evidence
+        if task.kind is Pass.BOUNDS:
+            parts = cascade(self.problem, task.cases, self.method, time.monotonic() + task.seconds)
+            if evidence is None:
+                return parts
+            each = (record for part in parts for record in part)
+            return ([evidence.of_bound(record) if record.verdict == VERIFIED else record] for record in each)
+        if evidence is not None:
+            return ([evidence.of_search(case, settings)] for case in task.cases)
+        thorough = task.kind is Pass.LONG
+        return ([search(self.problem, case, settings, thorough)] for case in task.cases)
+
+
+def digest(data: Dataset) -> str:
+    """The sha256 of a data set: images, labels and data range."""
+    ranged = f"{tuple(data.images.shape)} {data.lower!r} {data.upper!r} {data.classes}".encode()
+    content = data.images.contiguous().numpy().tobytes() + data.labels.contiguous().numpy().tobytes()
+    return hashlib.sha256(ranged + content).hexdigest()
+
+
+def describe(
+    model: Model,
+    data: Dataset,
+    dataset: str,
+    arch: str,
+    count: int,
+    eps: tuple[str, ...],
+    norm: str,
+    method: str,
+    certified: bool = False,
+) -> Run:
+    """The run over the first `count` inputs. Raises InputError when model and data do not fit, or for a bad method."""
+    from verifier.batch.cascade import METHODS
+    from verifier.batch.records import Run
+    from verifier.bounds.interval import read_by_activations
+    from verifier.simplify import simplified
+
+    if method not in METHODS:
+        raise InputError(f"unknown method '{method}' (available: {', '.join(METHODS)})")
+    graph = model.graph
+    classes = math.prod(graph.output_shape)
+    if math.prod(data.shape) != math.prod(graph.input_shape):
+        raise InputError(f"{data.name} has inputs of shape {data.shape}, {model.path} reads {tuple(graph.input_shape)}")
+    if classes < 2 or int(data.labels.max()) >= classes:
+        raise InputError(f"{data.name} has {data.classes} classes, {model.path} has {classes} outputs")
+    analysed = simplified(graph)
+    layers = tuple(analysed.nodes[node].name for node in sorted(read_by_activations(analysed)))
+    return Run(
+        model=str(Path(model.path)),
+        sha256=model.sha256,
+        arch=arch,
+        dataset=dataset,
+        inputs=digest(data),
+        count=min(count, len(data)),
+        eps=eps,
+        norm=norm,
+        method=method,
+        version=version(),
+        layers=layers,
+        certified=certified,
+    )
+
+
+def version() -> str:
+    """The version of this package."""
+    from importlib import metadata
+
+    return metadata.version("verifier")

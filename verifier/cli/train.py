@@ -1,0 +1,230 @@
+"""`verifier train`: train a network, certify it, and write its weights and model card."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from verifier.cli import options
+from verifier.cli.output import print_json, print_table, progress
+from verifier.errors import InputError
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+    from verifier.data import Dataset
+    from verifier.train.config import Config
+    from verifier.train.evaluate import Evaluation
+    from verifier.train.loop import EpochReport, Run
+
+DESCRIPTION = "Train a network that can be proved robust, certify it on the test set, and write its model card."
+EPILOG = "Several processes: `torchrun --nproc-per-node N -m verifier train ...`. Exit codes: 0 trained, 2 error."
+REQUIRED = {"dataset": None, "arch": "conv_small", "method": None, "eps": None}
+PROVED_BY = {
+    "interval": "proved by intervals",
+    "crown_ibp": "and CROWN-IBP",
+    "crown": "and CROWN",
+    "complete": "and branch and bound",
+}
+
+
+def add_parser(subparsers: options.Subparsers) -> None:
+    parser = subparsers.add_parser(
+        "train", help="train a provably robust network", description=DESCRIPTION, epilog=EPILOG
+    )
+    group = parser.add_argument_group("what")
+    group.add_argument("--dataset", metavar="NAME", help="digits, mnist or FILE.npz with `images` and `labels`")
+    group.add_argument("--arch", metavar="NAME", help="architecture (`verifier supports`; default: conv_small)")
+    group.add_argument("--method", metavar="M", help="training method (`verifier supports`)")
+    group.add_argument("--eps", metavar="E", help="linf radius to be robust at, in data units: 0.1 or 8/255")
+    group.add_argument("--epochs", metavar="N", type=options.count, help="passes over the training set (default: 30)")
+    group.add_argument("--seed", metavar="N", type=options.natural, help="of weights, order and noise (default: 0)")
+    group.add_argument(
+        "--set",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="any other field of the configuration, such as lr=0.001 or options.alpha=0.02",
+    )
+    group.add_argument("--config", metavar="FILE", help="start from a configuration, such as a run's DIR/config.json")
+    group = parser.add_argument_group("how")
+    group.add_argument("--resume", action="store_true", help="go on from the last epoch in --out DIR")
+    options.add_device(group)
+    options.add_threads(group)
+    group.add_argument("--limit", metavar="N", type=options.count, help="certify only the first N test images")
+    group.add_argument(
+        "--timeout",
+        metavar="S",
+        type=options.positive,
+        help="seconds of branch and bound for each image that CROWN leaves open (default: none is run)",
+    )
+    group = options.add_output(parser)
+    group.add_argument("--tensorboard", action="store_true", help="also write event files to DIR/tensorboard")
+    group.add_argument(
+        "--out",
+        metavar="DIR",
+        required=True,
+        help="folder for config.json, checkpoint.pt, log.jsonl, model.pt and model.json",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from verifier.data import load_dataset
+    from verifier.train.loop import Run, Workers
+
+    options.limit_threads(args)
+    config, folder = configuration(args), Path(args.out)
+    with process_group(args) as device:
+        training = Run(config, load_dataset(config.dataset, "train"), folder, args.resume, device)
+        train(args, training, folder)
+        if Workers.current().rank == 0:
+            certify(args, training, folder, load_dataset(config.dataset, "test"))
+    return 0
+
+
+def configuration(args: argparse.Namespace) -> Config:
+    """The run that the options describe. Raises InputError when one is missing or out of range."""
+    from verifier.spec.robustness import parse_eps
+    from verifier.train.config import parse_config, read_config
+
+    folder, path = Path(args.out), args.config
+    if args.resume and path is None:
+        path = folder / "config.json"
+    raw: dict[str, Any] = dict(REQUIRED) if path is None else asdict(read_config(Path(path)))
+    if args.eps is not None:
+        args.eps = float(parse_eps(args.eps))
+    for name in (*REQUIRED, "epochs", "seed"):
+        if getattr(args, name) is not None:
+            raw[name] = getattr(args, name)
+    for assignment in args.set:
+        name, equals, text = assignment.partition("=")
+        if not equals:
+            raise InputError(f"--set wants NAME=VALUE, not '{assignment}'")
+        _assign(raw, name, text)
+    for name in REQUIRED:
+        if raw.get(name) is None:
+            raise InputError(f"--{name} is missing (or --config FILE)")
+    return parse_config(raw)
+
+
+def _assign(raw: dict[str, Any], name: str, text: str) -> None:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = text
+    if name.startswith("options."):
+        given = raw.setdefault("options", {})
+        if not isinstance(given, dict):
+            raise InputError(f"--set {name} does not fit options {given!r}, which must be an object")
+        raw["options"] = {**given, name.removeprefix("options."): value}
+    else:
+        raw[name] = value
+
+
+@contextmanager
+def process_group(args: argparse.Namespace) -> Iterator[str]:
+    """The device to train on; under torchrun one of several processes, each with its own GPU where there are any."""
+    import torch
+
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("device 'cuda' is not available here: use --device cpu")
+    device = "cuda" if args.device != "cpu" and torch.cuda.is_available() else "cpu"
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield device
+        return
+    if device == "cuda":
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(device)
+    torch.distributed.init_process_group("nccl" if device != "cpu" else "gloo")
+    try:
+        yield device
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def train(args: argparse.Namespace, training: Run, folder: Path) -> None:
+    """Run the epochs, one line each on stderr and in log.jsonl."""
+    from verifier.train.loop import Workers
+
+    if Workers.current().rank != 0:
+        for _ in training:
+            pass
+        return
+    board = tensorboard(folder) if args.tensorboard else None
+    try:
+        with (folder / "log.jsonl").open("a" if args.resume else "w", encoding="utf-8") as log:
+            for report in training:
+                log.write(json.dumps(asdict(report)) + "\n")
+                log.flush()
+                if board is not None:
+                    for name, value in asdict(report).items():
+                        board.add_scalar(name, value, report.epoch)
+                if not (args.quiet or args.json):
+                    print(epoch_line(report), file=sys.stderr, flush=True)
+    except KeyboardInterrupt:
+        done = f"after epoch {training.epoch}" if training.epoch else "before the first epoch was done"
+        way_on = f"; go on with: verifier train --out {folder} --resume" if training.epoch else ""
+        print(f"verifier: interrupted {done}{way_on}", file=sys.stderr)
+        raise
+    finally:
+        if board is not None:
+            board.close()
+
+
+def tensorboard(folder: Path) -> SummaryWriter:
+    """A writer of TensorBoard's event files. Raises InputError when the optional package is missing."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise InputError('--tensorboard needs an optional package: pip install "verifier[tensorboard]"') from None
+    return SummaryWriter(folder / "tensorboard")
+
+
+def epoch_line(report: EpochReport) -> str:
+    width = len(str(report.epochs))
+    return (
+        f"epoch {report.epoch:{width}d}/{report.epochs}  loss {report.loss:.4f}  eps {report.eps:.4g}  "
+        f"clean {report.clean:.1%}  attacked {report.attacked:.1%}  certified {report.certified:.1%}  "
+        f"{report.images_per_second:.0f} images/s"
+    )
+
+
+def certify(args: argparse.Namespace, training: Run, folder: Path, test: Dataset) -> None:
+    """Evaluate the model, write weights and card, and print what was proved."""
+    from verifier.train.card import certified
+    from verifier.train.finish import finish
+
+    config, weights = training.config, folder / "model.pt"
+    data = replace(test, images=test.images[: args.limit], labels=test.labels[: args.limit])
+    card, evaluation = finish(training, weights, data, args.timeout, args.command_line, progress(args))
+    if args.json:
+        record = {"command": "train", "model": str(weights), "sha256": card.sha256, "images": evaluation.images}
+        print_json({**record, "seconds": training.seconds, "card": asdict(card)})
+        return
+    best = certified(evaluation)[-1]
+    print(
+        f"TRAINED: {weights} ({config.arch}, {config.method}, {training.seconds / 60:.1f} CPU minutes) is right on "
+        f"{evaluation.clean:.2%} of {len(data)} test images of {data.name}, and proved robust at linf eps "
+        f"{config.eps:g} on {best.accuracy:.2%}; {evaluation.attacked:.2%} withstood the attack.",
+        flush=True,
+    )
+    if not args.quiet:
+        print_table(("test images that are", "percent"), rows(evaluation))
+        print(f"written: {weights}\nwritten: {weights.with_suffix('.json')}")
+
+
+def rows(evaluation: Evaluation) -> list[tuple[str, str]]:
+    """The table of an evaluation, from what is easily had to what is proved."""
+    from verifier.train.card import certified
+
+    entries = [(PROVED_BY[entry.method], entry.accuracy) for entry in certified(evaluation)]
+    both = [("right", evaluation.clean), ("right under attack (PGD)", evaluation.attacked)]
+    return [(name, f"{100 * value:.2f}") for name, value in both + entries]
