@@ -17,6 +17,7 @@ from verifier.verdict import Result, Verdict
 
 ATTEMPTS = 5
 MORE = 4.0  # how much further than the last shortfall the next search must go
+MOST = 0.5  # of the least margin found: more than that may not be there to be proved
 
 
 class CertifiableSubject(Subject, Protocol):
@@ -93,7 +94,7 @@ def with_certificate(
                 short = -error.bound
         if short is None or (best is not None and best.certificate is not None and attempt):
             break
-        slack += MORE * max(short, 1e-9 * abs(result.found))
+        slack = min(slack + MORE * max(short, 1e-9 * abs(result.found)), MOST * abs(result.found))
     if best is not None:
         return best
     return Certified(result, None, spent) if result.verdict is not Verdict.VERIFIED else _without(result, reason, spent)

@@ -26,7 +26,7 @@ class SpecificationError(VerifierError):
 
 
 class CertificateError(VerifierError):
-    """A certificate cannot be written, or is refused. bound: what the leaf that was not proved reaches, if that is why."""
+    """A certificate cannot be written, or is refused. bound: what a leaf that is not proved reaches, if that is why."""
 
     def __init__(self, reason: str, bound: float | None = None) -> None:
         super().__init__(reason)

@@ -59,7 +59,8 @@ class Settings:
     """How to look for an answer.
 
     timeout: seconds for the whole cascade. device: auto, cpu, cuda or cuda:N. proof: keep what proves a verdict, and
-    use nothing that cannot be kept. slack: how far above zero a margin must be proved, beyond what rounding may do.
+    use nothing that cannot be kept. slack: how far above zero a search must prove the margin, beyond what rounding may
+    do; other bounds then do not count.
     """
 
     method: str = "auto"
@@ -136,8 +137,12 @@ class Question:
         return self.rounding + self.settings.slack + room
 
     def _rounding_allowance(self) -> float:
-        """Twice what rounding does to a forward pass in the region: huge values inside must not pass for proof."""
-        return ALLOWANCE * forward_error(self.graph, self.box, self.C, self.d)
+        """Twice what rounding does to a forward pass in the region: huge values inside must not pass for proof.
+
+        Both networks count, as loaded and as analysed: merging neurons may cancel huge constants.
+        """
+        graphs = {self.graph, self.subject.graph.to(torch.float64, self.graph.device)}
+        return ALLOWANCE * max(forward_error(graph, self.box, self.C, self.d) for graph in graphs)
 
     @property
     def merged(self) -> bool:
@@ -255,7 +260,12 @@ def bab(question: Question) -> None:
         return False
 
     if not question.nodes:
-        STAGES["crown"](question)
+        with torch.no_grad():
+            bounds = Crown()(question.graph, question.box, question.C[question.open_rows].unsqueeze(0))
+        if question.settings.slack:  # the checker has not accepted what bounds alone proved: let the search prove it
+            question.nodes = dict(bounds.nodes)
+        else:
+            question.improve(question.open_rows, bounds)
     if question.decided:
         return
     unsafe = {k: question.prop.unsafe[k] for k in question.open_sets}
@@ -313,6 +323,7 @@ STAGES: dict[str, Stage] = {
 }
 CASCADE = ("predict", "attack", "interval", "crown", "alpha", "bab", "milp")
 WITH_PROOF = ("predict", "attack", "interval", "crown", "bab")
+WITH_SLACK = ("predict", "attack", "bab")
 
 
 def verify(
@@ -330,7 +341,7 @@ def verify(
     prop.check_fits(graph.input_shape, math.prod(graph.output_shape))
     lower = torch.full((len(prop.rows[1]),), -math.inf, dtype=torch.float64)
     question = Question(subject, prop, settings, began + settings.timeout, graph, lower, progress=progress)
-    cascade = WITH_PROOF if settings.proof else CASCADE
+    cascade = WITH_SLACK if settings.slack else WITH_PROOF if settings.proof else CASCADE
     names = cascade if settings.method == "auto" else ("predict", settings.method)
     reports: list[StageReport] = []
     for name in names:

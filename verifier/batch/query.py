@@ -24,8 +24,9 @@ FIRST_ROUND = 0.2  # of the time, spread evenly, so that a hard box does not kee
 class Answer:
     """What holds for the whole query.
 
-    cases: the results of the input boxes, as far as they were looked at, and which property each is about. point: the counterexample in exact numbers, of
-    the network's input shape; it lies in the box, and `result.counterexample` is what the network reads of it.
+    cases: the results of the input boxes, as far as they were looked at; properties: what each is about. point: the
+    counterexample in exact numbers, of the network's input shape; it lies in the box, and `result.counterexample` is
+    what the network reads of it.
     """
 
     result: Result

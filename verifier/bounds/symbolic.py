@@ -116,13 +116,20 @@ class Forms:
         flat = form.flatten(2).abs()
         return torch.bmm(self.scale[:, : form.shape[1]].unsqueeze(1), flat).view(len(form), *form.shape[2:])
 
+    def lost(self, count: int) -> Tensor:
+        """More (batch,) than underflow takes from `count` sums of products of coefficients with what they multiply."""
+        finest = 4 * torch.finfo(self.scale.dtype).tiny
+        return (count + 8) * finest * (1 + self.scale.sum(1))
+
     def mapped(self, op: Affine, at_zero: Tensor | None, read: list[Form]) -> Form:
         """The form of an affine op's output; at_zero: its constant."""
         most = max(form.terms.shape[1] for form in read)
         padded = [_padded(form.terms, most).flatten(0, 1) for form in read]
         out = op.homogeneous.forward(*padded).unflatten(0, (len(read[0].terms), most))
-        gamma = _gamma(sum(form.error[0].numel() for form in read), out.dtype)
+        count = sum(form.error[0].numel() for form in read)
+        gamma = _gamma(count, out.dtype)
         error = op.magnitude(*(form.error + gamma * self.size(form.terms) for form in read))
+        error = error + self.lost(count).view(-1, *(1,) * (error.dim() - 1))
         if at_zero is not None:
             out[:, 0] += at_zero
             error = error + gamma * at_zero.abs()
@@ -139,7 +146,8 @@ class Forms:
                 offset, slack = torch.bmm(group.of, weight.abs()).unbind(1)
                 size = size + read + offset
                 error = error + drift + slack + _gamma(weight.shape[1], rows.dtype) * size
-        error = error + _gamma(self.inputs, rows.dtype) * size
+                error = error + self.lost(weight.shape[1]).unsqueeze(1)
+        error = error + _gamma(self.inputs, rows.dtype) * size + self.lost(self.inputs).unsqueeze(1)
         return torch.cat((rows[:, :1] - error.unsqueeze(1), rows[:, 1:]), 1), error
 
     def blame(self, form: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ else:  # run as a file, with reading.py beside it
 TINY, MORE = 2.0**-1000, 1 + 2.0**-20  # MORE covers the rounding of sums of nonnegative terms
 Number = Any  # a float64 array, taken exactly, or a pair that stands for such an array in an arithmetic
 Bilinear = Callable[[Array, Array], Array]
+BITS = np.frompyfunc(int.bit_length, 1, 1)
 
 
 def limbs(x: Array, bits: int) -> tuple[list[Array], int]:
@@ -42,7 +43,7 @@ def limbs(x: Array, bits: int) -> tuple[list[Array], int]:
 class Exact:
     """Pairs (integers, exponent) stand for integers * 2^exponent; only multipliers and bounds are rounded, safely."""
 
-    name, keeps = "exact arithmetic", 40  # keeps: bits of a multiplier or bound
+    name, keeps = "exact arithmetic", 52  # keeps: bits of a multiplier or bound, no fewer than float64 has
 
     def __init__(self) -> None:
         self.limbs = functools.cache(lambda weight, bits: limbs(weight.array, bits))
@@ -78,12 +79,16 @@ class Exact:
         return functools.reduce(np.minimum, terms).sum(axis=1), min(ve, se) + scale
 
     def near(self, v: Number) -> Array:
-        return np.ldexp(v[0].astype(np.float64), v[1]) if isinstance(v, tuple) else v
+        return self.floor(v[0], v[1], 0) if isinstance(v, tuple) else v
 
     def down(self, v: Number) -> Array:
         """Floats of few bits that are not above v."""
         whole, low = self.number(v)
-        shift = np.maximum(np.frexp(whole.astype(np.float64))[1] - self.keeps, max(0, -1000 - low))
+        return self.floor(whole, low, max(0, -1000 - low))
+
+    def floor(self, whole: Array, low: int, least: int) -> Array:
+        """Floats of few bits that are not above whole * 2^low, multiples of 2^(low + least)."""
+        shift = np.maximum(BITS(whole).astype(np.int64) - self.keeps, least)
         return np.ldexp((whole >> shift.astype(object)).astype(np.float64), low + shift)
 
     def multiplier(self, s: Array, reach: Array) -> Array:
@@ -95,7 +100,7 @@ class Exact:
     def enclosed(self, v: Number, shape: tuple[int, ...]) -> tuple[Array, Array]:
         """Floats (shape), and how far v may be from them."""
         near = np.broadcast_to(self.near(v), shape)
-        return near, np.abs(near) * 2.0**-52 + TINY
+        return near, np.abs(near) * 2.0**-50 + TINY
 
     def fractions(self, v: Number) -> list[Fraction]:
         return [int(i) * Fraction(2) ** v[1] for i in v[0]]
