@@ -97,7 +97,7 @@ class Shell:
 
     def run(self, command: str) -> str:
         """What the command prints. `a && b` is two commands."""
-        if command.startswith(("cat ", "mkdir ", "scripts/")):
+        if command.startswith(("cat ", "mkdir ", "scripts/", "python ")):
             return self._bash(command)
         return "".join(self._one(part.strip()) for part in command.split("&&") if part.strip() not in SET_UP)
 
@@ -116,7 +116,8 @@ class Shell:
 
     def _bash(self, command: str) -> str:
         environment = os.environ | {"VERIFIER_PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
-        command = re.sub("^scripts/", f"{ROOT}/scripts/", command)
+        command = re.sub("(^scripts|verifier)/", rf"{ROOT}/\1/", command)
+        command = re.sub("^python ", f"{sys.executable} ", command)
         done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=environment)
         self.code = done.returncode
         return done.stdout + done.stderr

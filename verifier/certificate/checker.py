@@ -31,11 +31,11 @@ import numpy as np
 if __package__:
     from verifier.certificate.arithmetic import MORE, TINY, Exact, Number, Rounded, clipped
     from verifier.certificate.reading import SMOOTH, Array, Case, Network, Node, Refused, logistic, need, read_property
-    from verifier.certificate.trees import INPUT, LEAF, MOST_BYTES, Leaf, Tree, batches, leaves, unpack
+    from verifier.certificate.trees import INPUT, LEAF, MOST_BYTES, Leaf, Tree, batches, joined, leaves, unpack
 else:  # run as a file, with the others beside it
     from arithmetic import MORE, TINY, Exact, Number, Rounded, clipped  # type: ignore
     from reading import SMOOTH, Array, Case, Network, Node, Refused, logistic, need, read_property  # type: ignore
-    from trees import INPUT, LEAF, MOST_BYTES, Leaf, Tree, batches, leaves, unpack  # type: ignore
+    from trees import INPUT, LEAF, MOST_BYTES, Leaf, Tree, batches, joined, leaves, unpack  # type: ignore
 
 BATCH, EXACT_WORK = 1 << 16, 1 << 25  # work: about a minute of exact arithmetic
 UNIT32, SMALL32, LARGE32 = 2.0**-24, 2.0**-148, 2.0**126
@@ -277,15 +277,6 @@ class Analysis:
 
 
 # --- The certificate. -------------------------------------------------------------------------------------------------
-def joined(regions: list[Any]) -> Any:
-    """Parts, their boxes and what is known of them, of several batches."""
-    if len(regions) == 1:
-        return regions[0]
-    parts, lower, upper, known = zip(*regions, strict=True)
-    z = {j: tuple(np.concatenate([one[j][side] for one in known]) for side in (0, 1)) for j in known[0]}
-    return [*itertools.chain(*parts)], np.concatenate(lower), np.concatenate(upper), z
-
-
 class Unproved(Refused):
     """A leaf whose multipliers prove too little. bound: what they prove."""
 
@@ -415,15 +406,17 @@ class Checker:
             if i == 0:
                 proved = bound / np.maximum(stated.sum(axis=1), 1)
         left = ~nothing & (low <= high).all(axis=1)
+        whole = ((low <= d.lower[1]) & (high >= d.upper[1])).all(axis=1)
         # What a float32 network reads may be as far from its input as that.
         room = (np.maximum(np.abs(lower), np.abs(upper)) * (2 * UNIT32) + SMALL32) * analysis.single
         lower = np.maximum(lower, np.nextafter(low - room, -math.inf))
         upper = np.where(left[:, None], np.minimum(upper, np.nextafter(high + room, math.inf)), -math.inf)
-        for i, part in enumerate(parts):
-            if left[i] and tree.kind[part] == LEAF and not proved[i] > 0:
-                self.failed(k, tree, part, float(proved[i]), lower[i], upper[i], A[0][i])
-        ends = ~nothing & (~left | np.array([tree.kind[part] == LEAF for part in parts]))
-        least = float(np.maximum(proved[ends], 0).min(initial=math.inf))
+        for j in np.nonzero(left & ~(proved > 0))[0].tolist():
+            if tree.kind[parts[j]] == LEAF:
+                self.failed(k, tree, parts[j], float(proved[j]), lower[j], upper[j], A[0][j])
+        closed = np.array([tree.kind[part] == LEAF for part in parts])
+        # Of what is cut off, all that is known is a margin above zero.
+        least = float(np.where(closed & (proved > 0), proved, 0.0)[~nothing & (closed | ~whole)].min(initial=math.inf))
         return d.z, lower, upper, least
 
     def failed(self, k: int, tree: Tree, part: int, bound: float, lower: Array, upper: Array, slopes: Array) -> None:

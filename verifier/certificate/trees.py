@@ -104,3 +104,12 @@ class Tree:
 def batches(items: Iterator[Leaf], size: int) -> Iterator[list[Leaf]]:
     while batch := list(itertools.islice(items, size)):
         yield batch
+
+
+def joined(regions: list[Any]) -> Any:
+    """Parts, their boxes and what is known of them, of several batches."""
+    if len(regions) == 1:
+        return regions[0]
+    parts, lower, upper, known = zip(*regions, strict=True)
+    z = {j: tuple(np.concatenate([one[j][side] for one in known]) for side in (0, 1)) for j in known[0]}
+    return [*itertools.chain(*parts)], np.concatenate(lower), np.concatenate(upper), z
