@@ -2,8 +2,10 @@
 
 import gzip
 import hashlib
+import io
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -193,12 +195,56 @@ def test_npz_values_at_the_edge_of_a_range_that_float32_cannot_hold(tmp_path):
         ({"x": IMAGES * 3, "y": LABELS}, "data range"),
         ({"x": IMAGES, "y": LABELS, "upper": np.inf}, "finite"),
         ({"x": IMAGES, "y": LABELS, "lower": np.zeros(3)}, "one finite number"),
+        ({"x": IMAGES, "y": LABELS, "classes": 1e300}, "finite"),
+        ({"x": IMAGES, "y": LABELS, "classes": 2.0**60}, "more than"),
+        ({"x": IMAGES, "y": np.array([0, 2**63], np.uint64)}, "more than"),
+        ({"x": IMAGES, "two\nlines": LABELS}, r"labels or y; it has: 'x', 'two\\nlines'"),
         ({"x": np.array([[None], [1]]), "y": LABELS}, "plain arrays"),  # an object array would be unpickled
     ],
 )
 def test_malformed_npz_is_refused(tmp_path, arrays, reason):
     path = save(tmp_path / "own.npz", **arrays)
     with pytest.raises(InputError, match=f"own.npz: .*{reason}") as caught:
+        load_dataset(path)
+    assert "\n" not in str(caught.value)
+
+
+def npy(array):
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+DAMAGED = {
+    "no array": b"LABELS",
+    "empty": b"",
+    "a header that ends within a bracket": npy(LABELS).replace(b"}", b"("),
+    "a header of another shape": npy(LABELS).replace(b"(2,)", b"(9,)"),
+    "a header of a huge shape": npy(LABELS).replace(b"(2,), }" + b" " * 15, b"(9999999999999999,), }"),
+    "a negative shape": npy(LABELS).replace(b"(2,), ", b"(-2,),"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_an_npz_with_a_damaged_member_is_refused(tmp_path, damage):
+    assert DAMAGED[damage] != npy(LABELS)
+    with zipfile.ZipFile(tmp_path / "own.npz", "w") as archive:
+        archive.writestr("x.npy", npy(IMAGES))
+        archive.writestr("y.npy", DAMAGED[damage])
+    refuse(tmp_path / "own.npz")
+
+
+@pytest.mark.parametrize(("place", "value"), [(8, 1), (6, 99), (10, 99), (10, 14)])
+def test_an_npz_whose_directory_is_damaged_is_refused(tmp_path, place, value):
+    """In the first entry of a zip's directory: encryption, the version, the compression (unknown, and LZMA)."""
+    content = save(tmp_path / "own.npz", x=IMAGES, y=LABELS).read_bytes()
+    start = content.index(b"PK\x01\x02") + place
+    (tmp_path / "own.npz").write_bytes(content[:start] + bytes([value]) + content[start + 1 :])
+    refuse(tmp_path / "own.npz")
+
+
+def refuse(path):
+    with pytest.raises(InputError, match=r"own.npz: .*; write (it|the file) with numpy.savez") as caught:
         load_dataset(path)
     assert "\n" not in str(caught.value)
 

@@ -13,7 +13,7 @@ from verifier.ops.affine import Add, Linear, Rescale
 from verifier.ops.convolution import Conv2d
 from verifier.ops.pooling import add_max_pool, add_maximum
 from verifier.ops.relu import ReLU
-from verifier.ops.shape import Reindex, Reshape
+from verifier.ops.shape import Concat, Reindex, Reshape
 
 
 def rand(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -151,6 +151,16 @@ def test_maximum() -> None:
     left, right = (builder.add(Reindex(torch.tensor(i)), 0) for i in ([0, 1], [2, 3]))
     add_maximum(builder, left, right)
     assert builder.finish()(torch.tensor([[1.0, -2.0, 0.5, 7.0]]).double()).tolist() == [[1.0, 7.0]]
+
+
+def test_nodes_of_huge_size_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ModelError, match=f"node 'x' has {2**62} values, more than {2**25}; use a smaller network"):
+        GraphBuilder((2**31, 2**31), "x")
+    monkeypatch.setattr("verifier.graph.MOST_VALUES", 10)
+    builder = GraphBuilder((5,))
+    assert builder.shape(builder.add(Concat(0), 0, 0)) == (10,)
+    with pytest.raises(ModelError, match="node 'three' has 15 values, more than 10"):
+        builder.add(Concat(0), 0, 0, 0, name="three")
 
 
 def test_errors_name_the_node() -> None:

@@ -37,6 +37,7 @@ MNIST_SHA256 = {
     "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
 }
 DOWNLOAD_TIMEOUT_S = 30
+MOST_CLASSES = 1 << 24  # as far as float32 counts
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,11 +184,13 @@ def _load_npz(path: Path) -> Dataset:
         wanted = f"integers of shape {images.shape[:1]}"
         raise InputError(f"{path}: labels must be {wanted}, one per image; they are {labels.dtype} {labels.shape}")
     lower, upper = _scalar(path, arrays, "lower", 0.0), _scalar(path, arrays, "upper", 1.0)
-    images = images.astype(np.float32)
+    images = _single(images)
     if not (images.min() >= lower and images.max() <= upper):
         found = f"[{images.min()}, {images.max()}]"
         raise InputError(f"{path}: image values {found} leave the data range [{lower}, {upper}]; store lower and upper")
     classes = int(_scalar(path, arrays, "classes", float(labels.max()) + 1))
+    if classes > MOST_CLASSES:
+        raise InputError(f"{path}: {classes} classes, more than {MOST_CLASSES}; number the labels from 0 on")
     if not (labels.min() >= 0 and labels.max() < classes):
         raise InputError(f"{path}: labels {labels.min()}..{labels.max()} leave 0..{classes - 1}; mend or store classes")
     tensors = torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64))
@@ -201,22 +204,33 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
         raise InputError(f"{path}: not an .npz archive; write it with numpy.savez")
     try:
         with np.load(path, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        reason = str(error).splitlines()[0]
+            arrays = {key: archive[key] for key in archive.files}
+    except Exception as error:  # numpy and zipfile raise a dozen types about damaged files
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{path}: not an .npz of plain arrays ({reason}); write it with numpy.savez") from error
+    for key, value in arrays.items():
+        if not isinstance(value, np.ndarray):  # numpy hands out the bytes of what is no array
+            raise InputError(f"{path}: {key!a} is not stored as an array; write the file with numpy.savez")
+    return arrays
 
 
 def _one_of(path: Path, arrays: dict[str, np.ndarray], *names: str) -> np.ndarray:
     found = [name for name in names if name in arrays]
     if len(found) != 1:
-        raise InputError(f"{path}: needs exactly one array named {' or '.join(names)}; it has: {', '.join(arrays)}")
+        held = ", ".join(map(ascii, arrays))
+        raise InputError(f"{path}: needs exactly one array named {' or '.join(names)}; it has: {held}")
     return arrays[found[0]]
 
 
 def _scalar(path: Path, arrays: dict[str, np.ndarray], name: str, default: float) -> float:
-    value = arrays.get(name, np.float64(default))
-    if value.dtype.kind not in "iuf" or value.size != 1 or not np.isfinite(value).all():
-        raise InputError(f"{path}: {name} must be one finite number; it is {value.dtype} {value.shape}")
+    value = arrays.get(name, np.array(default))
     # Rounded as the images are, so that a value at the edge of the range stays within it.
-    return float(value.astype(np.float32).reshape(()))
+    if value.dtype.kind not in "iuf" or value.size != 1 or not np.isfinite(_single(value)).all():
+        raise InputError(f"{path}: {name} must be one finite number of float32; it is {value.dtype} {value.shape}")
+    return float(_single(value).reshape(()))
+
+
+def _single(array: np.ndarray) -> np.ndarray:
+    """In float32, infinite where that does not reach."""
+    with np.errstate(over="ignore"):
+        return array.astype(np.float32)

@@ -135,10 +135,16 @@ class Graph:
         )
 
 
+MOST_VALUES = 1 << 25
+"""The most values that one node may have; a damaged or hostile file can ask for any number."""
+
+
 class GraphBuilder:
     """Collects ops into a Graph. Weights are held in float64, which represents every float32 exactly."""
 
     def __init__(self, input_shape: Sequence[int], name: str = "input") -> None:
+        """Raises ModelError when the input has more than MOST_VALUES values."""
+        _limit(name, math.prod(input_shape))
         self.nodes = [Node(name, Input(), (), torch.zeros(1, *input_shape, dtype=torch.float64))]
 
     def shape(self, index: int) -> Shape:
@@ -146,7 +152,10 @@ class GraphBuilder:
         return self.nodes[index].shape
 
     def add(self, op: Op, *inputs: int, name: str = "") -> int:
-        """Append `op` reading the nodes `inputs`; returns its index. Raises ModelError when the shapes do not fit."""
+        """Append `op` reading the nodes `inputs`; returns its index. Raises ModelError when the shapes do not fit.
+
+        A node of more than MOST_VALUES values is refused as well.
+        """
         op = op.to(torch.float64, "cpu")
         name = name or f"{type(op).__name__.lower()}_{len(self.nodes)}"
         if not all(torch.isfinite(t).all() for t in op.tensors().values()):
@@ -157,6 +166,7 @@ class GraphBuilder:
             shapes = ", ".join(str(self.shape(i)) for i in inputs)
             reason = str(error).splitlines()[0]
             raise ModelError(f"node '{name}' ({type(op).__name__}) does not fit its input {shapes}: {reason}") from None
+        _limit(name, at_zero.numel())
         self.nodes.append(Node(name, op, inputs, at_zero))
         return len(self.nodes) - 1
 
@@ -164,6 +174,11 @@ class GraphBuilder:
         """The graph that computes node `output` (default: the last), folded and without unused nodes."""
         output = len(self.nodes) - 1 if output is None else output
         return _fold(_prune(self.nodes, output))
+
+
+def _limit(name: str, size: int) -> None:
+    if size > MOST_VALUES:
+        raise ModelError(f"node '{name}' has {size} values, more than {MOST_VALUES}; use a smaller network")
 
 
 def _prune(nodes: Sequence[Node], output: int) -> list[Node]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -179,7 +179,11 @@ class Question:
         found = bounds.lower[0].detach().to("cpu", torch.float64) + self.d.cpu()[rows]
         best = self.lower[rows]
         self.lower[rows] = torch.where(found > best, found, best)
-        self.nodes = dict(bounds.nodes)
+        self.know(bounds.nodes)
+
+    def know(self, nodes: Mapping[int, Interval]) -> None:
+        """Take over bounds of what activations read."""
+        self.nodes = {node: z.known() for node, z in nodes.items()}
 
     def judge(self, x: np.ndarray) -> None:
         """Replay a candidate (*input_shape) and keep it when it is a counterexample."""
@@ -263,7 +267,7 @@ def bab(question: Question) -> None:
         with torch.no_grad():
             bounds = Crown()(question.graph, question.box, question.C[question.open_rows].unsqueeze(0))
         if question.settings.slack:  # the checker has not accepted what bounds alone proved: let the search prove it
-            question.nodes = dict(bounds.nodes)
+            question.know(bounds.nodes)
         else:
             question.improve(question.open_rows, bounds)
     if question.decided:

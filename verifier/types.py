@@ -6,6 +6,7 @@ have shape (batch, spec, *node_shape).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Self
@@ -36,6 +37,11 @@ class Interval:
     @property
     def batch(self) -> int:
         return self.lower.shape[0]
+
+    def known(self) -> Interval:
+        """The same bounds, where NaN, which says nothing, is infinite."""
+        ends = ((self.lower, -math.inf), (self.upper, math.inf))
+        return Interval(*(side.nan_to_num(nothing, math.inf, -math.inf) for side, nothing in ends))
 
     def to(self, *args, **kwargs) -> Self:
         """The same record with every tensor moved by `Tensor.to`."""

@@ -1,6 +1,7 @@
 """Every ONNX operator of the registry against onnxruntime, and every benchmark network at hand."""
 
 import os
+import resource
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from verifier.errors import ModelError, UnsupportedOperatorError
+from verifier.graph import MOST_VALUES
 from verifier.load import Model, load
 from verifier.ops.registry import ONNX
 
@@ -271,6 +273,8 @@ REFUSED: dict[str, tuple] = {
     "constant output": (("N", 4), [("Relu", ["x"], {}), ("Constant", [], {"value_float": 1.0})], "does not depend on"),
     "constant unfit": (("N", 4), [("MatMul", [W[3, 4], W[3, 4]], {}), ("Add", ["x", "v0"], {})], "cannot be evaluated"),
     "malformed": (("N", 4), [("LeakyRelu", ["x"], {"alpha": "one"})], "malformed operator 'LeakyRelu' at node 'n0'"),
+    "weight of rank 1": (("N", 4), [("Gemm", ["x", W[4,]], {}), ("Gemm", ["v0", W[3, 4]], {})], "is not a matrix"),
+    "stride zero": (MAP, [("MaxPool", ["x"], {"kernel_shape": [2, 2], "strides": [0, 0]})], "malformed .* 'n0'"),
     "integers": (("N", 4), [("Cast", ["x"], {"to": TensorProto.INT64})], "conversions to floating point"),
 }
 
@@ -280,6 +284,31 @@ def test_what_cannot_be_read_is_refused_by_name(tmp_path: Path, name: str) -> No
     dims, nodes, reason = REFUSED[name]
     with pytest.raises(ModelError, match=reason):
         load(write(tmp_path / "net.onnx", dims, nodes))
+
+
+HUGE: dict[str, tuple] = {
+    "input": (("N", 2**31 - 1), [("Neg", ["x"], {})], "input", 2**31 - 1),
+    "input of overflowing size": (("N", 2**40, 2**40), [("Neg", ["x"], {})], "input", 2**80),
+    "constant": (("N", 4), [("ConstantOfShape", [ints(2**40)], {}), ("Add", ["x", "v0"], {})], "n0", 2**40),
+    "repeated constant": (("N", 4), [("Tile", [W[4,], ints(2**40)], {}), ("Add", ["x", "v0"], {})], "n0", 2**42),
+}
+
+
+@pytest.mark.parametrize("name", HUGE)
+def test_no_memory_is_taken_for_nodes_of_huge_size(tmp_path: Path, name: str) -> None:
+    dims, nodes, node, size = HUGE[name]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ModelError, match=f"net.onnx: node '{node}' has {size} values, more than {MOST_VALUES}; use"):
+        load(write(tmp_path / "net.onnx", dims, nodes))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 18  # 256 MiB
+
+
+def test_what_onnxruntime_cannot_run_is_told_in_one_line_that_names_the_file(tmp_path: Path, capfd) -> None:
+    axes = np.array([[1]])  # not a vector, which onnxruntime notices only when it runs
+    model = load(write(tmp_path / "net.onnx", (1, 4), [("ReduceSum", ["x", axes], {"keepdims": 1})]))
+    with pytest.raises(ModelError, match=r"net.onnx: onnxruntime cannot run .*; .* export it again") as told:
+        model.native(np.zeros((1, 4), dtype=np.float32))
+    assert "\n" not in str(told.value) and capfd.readouterr() == ("", "")
 
 
 def test_softmax_says_that_the_logits_suffice(tmp_path: Path) -> None:

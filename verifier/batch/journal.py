@@ -36,7 +36,7 @@ def unsealed(stored: bytes) -> dict[str, Any] | None:
         return None
     try:
         line = json.loads(text + b"}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return line if isinstance(line, dict) else None
 

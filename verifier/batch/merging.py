@@ -39,7 +39,9 @@ def contents(lines: Iterable[Mapping[str, Any]], path: Path) -> dict[str, Result
 def _take(held: dict[str, Results], key: str, record: Record) -> None:
     results = held.get(key.partition(":")[0])
     if results is None:
-        raise InputError("has a result before the run that it is of")
+        raise InputError("has a result before the run that it is of; give another file")
+    if record.eps not in results.run.eps:
+        raise InputError("has a result at a radius that its run does not ask about; give another file")
     before = results.records.get(record.case)
     results.records[record.case] = record if before is None else better(before, record)
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import base64
+import binascii
 import hashlib
 import json
+import math
+import sys
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-from verifier.errors import InputError
+from verifier.errors import InputError, SpecificationError
 from verifier.spec.robustness import parse_eps
 
 VERIFIED, FALSIFIED, UNKNOWN, ERROR = "VERIFIED", "FALSIFIED", "UNKNOWN", "ERROR"
@@ -114,25 +118,58 @@ class Record:
         return {"kind": "result", "key": run.key(self.case), **asdict(self)}
 
 
+KINDS: dict[type, dict[str, Any]] = {cls: get_type_hints(cls) for cls in (Run, Record)}
+
+
 def parse(line: Mapping[str, Any], cls: type, drop: Iterable[str]) -> Any:
     """The Run or Record that a line holds. Raises InputError when it holds none."""
+    what, kinds = f"is no {cls.__name__.lower()} of this version's journals", KINDS[cls]
     values = {name: value for name, value in line.items() if name not in drop}
-    known = {f.name for f in fields(cls)}
     required = {f.name for f in fields(cls)[: 7 if cls is Record else 10]}
-    if not (required <= values.keys() <= known) or (cls is Record and values["verdict"] not in VERDICTS):
-        raise InputError(f"is no {cls.__name__.lower()} of this version's journals")
-    return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+    if not (required <= values.keys() <= kinds.keys()):
+        raise InputError(f"{what} (other fields); give another file")
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    if unfit := [name for name, value in values.items() if not _fits(value, kinds[name])]:
+        raise InputError(f"{what} (malformed {', '.join(unfit)}); give another file")
+    return cls(**values)
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value read from JSON, its lists as tuples, is what a field's annotation says.
+
+    Integers are counts and indices, or -1 where there is none; numbers are finite, as JSON's are.
+    """
+    kinds = get_args(kind)
+    if get_origin(kind) is UnionType:
+        return any(_fits(value, each) for each in kinds)
+    if get_origin(kind) is tuple:
+        return type(value) is tuple and all(_fits(each, kinds[0]) for each in value)
+    if get_origin(kind) is Mapping:
+        return type(value) is dict and all(_fits(each, kinds[1]) for each in value.values())
+    if kind is float:
+        return type(value) in (int, float) and abs(value) <= sys.float_info.max
+    return type(value) is kind and (kind is not int or -1 <= value <= sys.maxsize)
 
 
 def as_run(line: Mapping[str, Any]) -> Run:
-    """The run of a line of the kind `run`."""
+    """The run of a line of the kind `run`. Raises InputError when it holds none."""
     run: Run = parse(line, Run, ("kind",))
+    try:
+        radii = [parse_eps(eps) for eps in run.eps]
+    except SpecificationError:
+        radii = []
+    if not radii or radii != sorted(radii):
+        raise InputError("is a run whose eps are no radii in ascending order; give another file")
     return run
 
 
 def as_record(line: Mapping[str, Any]) -> Record:
-    """The result of a line of the kind `result`."""
+    """The result of a line of the kind `result`. Raises InputError when it holds none."""
     record: Record = parse(line, Record, ("kind", "key"))
+    if record.verdict not in VERDICTS:
+        raise InputError(f"is a result without a verdict (it is one of {', '.join(VERDICTS)}); give another file")
+    if record.index < 0:
+        raise InputError("is a result of an input of negative index; give another file")
     return record
 
 
@@ -142,5 +179,12 @@ def encoded(x: np.ndarray) -> str:
 
 
 def decoded(text: str, shape: tuple[int, ...]) -> np.ndarray:
-    """The float32 array of this shape that `encoded` made text of."""
-    return np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype="<f4").reshape(shape).copy()
+    """The float32 array of this shape that `encoded` made text of. Raises InputError when it is another text."""
+    size = 4 * math.prod(shape)
+    try:
+        content = zlib.decompressobj().decompress(base64.b64decode(text, validate=True), size + 1)
+    except (binascii.Error, ValueError, zlib.error):
+        content = b""
+    if len(content) != size:
+        raise InputError(f"a counterexample of the journal is no input of shape {shape}; give another journal")
+    return np.frombuffer(content, dtype="<f4").reshape(shape).copy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import sys
 from collections.abc import Iterator
@@ -19,8 +20,26 @@ def startup() -> Iterator[None]:
         yield
         return
     gc.disable()
+    keep_memory()
     try:
         yield
     finally:
         gc.freeze()
         gc.enable()
+
+
+def keep_memory() -> None:
+    """Have glibc keep freed memory: a search that returns and takes millions of pages pays for a page fault each.
+
+    Without effect on other C libraries.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        for parameter, size in MALLOPT.items():
+            mallopt(parameter, size)
+
+
+# By the numbers of malloc.h: what is trimmed off the heap's top, what it grows by, what gets a mapping of its own.
+MALLOPT = {-1: 2**31 - 1, -2: 2**26, -3: 2**25}

@@ -75,11 +75,14 @@ def refiner(graph: Graph, box: Box, relax: Relax, memory: int) -> Refine:
 
 
 def tightened(z: Interval, index: Tensor, counts: Tensor, lower: Tensor, upper: Tensor) -> Interval:
-    """The interval intersected with bounds (batch, spec) of the neurons at positions `index`, where these count."""
+    """The interval intersected with bounds (batch, spec) of the neurons at positions `index`, where these count.
+
+    A bound that is NaN says nothing.
+    """
     l, u = z.lower.flatten(1), z.upper.flatten(1)
     known_l, known_u = l.gather(1, index), u.gather(1, index)
-    l = l.scatter(1, index, torch.where(counts, torch.maximum(known_l, lower), known_l))
-    u = u.scatter(1, index, torch.where(counts, torch.minimum(known_u, upper), known_u))
+    l = l.scatter(1, index, torch.where(counts, torch.fmax(known_l, lower), known_l))
+    u = u.scatter(1, index, torch.where(counts, torch.fmin(known_u, upper), known_u))
     # The two can cross by a rounding error alone; both ends then bound the same number.
     return Interval(torch.minimum(l, u).view_as(z.lower), torch.maximum(l, u).view_as(z.upper))
 

@@ -55,8 +55,8 @@ def propagate(graph: Graph, box: Box, refine: Refine | None = None) -> tuple[lis
 
 
 def intersected(z: Interval, other: Interval) -> Interval:
-    """What two bounds of the same neurons have in common."""
-    lower, upper = torch.maximum(z.lower, other.lower), torch.minimum(z.upper, other.upper)
+    """What two bounds of the same neurons have in common; one that is NaN says nothing."""
+    lower, upper = torch.fmax(z.lower, other.lower), torch.fmin(z.upper, other.upper)
     # The two can cross by a rounding error alone; both ends then bound the same number.
     return Interval(torch.minimum(lower, upper), torch.maximum(lower, upper))
 

@@ -67,7 +67,7 @@ class LpBounds:
 
         def refine(node: int, z: Interval, nodes: dict[int, Interval]) -> Interval:
             nonlocal encoded
-            z = Interval(torch.maximum(z.lower, known[node].lower), torch.minimum(z.upper, known[node].upper))
+            z = Interval(torch.fmax(z.lower, known[node].lower), torch.fmin(z.upper, known[node].upper))
             while encoded < node:  # every activation below this node has its bounds by now
                 encoded += 1
                 if isinstance(graph.nodes[encoded].op, Activation):

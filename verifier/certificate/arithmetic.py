@@ -16,14 +16,18 @@ from typing import Any
 import numpy as np
 
 if __package__:
-    from verifier.certificate.reading import UNIT, Array, Weight, need
+    from verifier.certificate.reading import UNIT, Array, Refused, Weight, need
 else:  # run as a file, with reading.py beside it
-    from reading import UNIT, Array, Weight, need  # type: ignore
+    from reading import UNIT, Array, Refused, Weight, need  # type: ignore
 
 TINY, MORE = 2.0**-1000, 1 + 2.0**-20  # MORE covers the rounding of sums of nonnegative terms
 Number = Any  # a float64 array, taken exactly, or a pair that stands for such an array in an arithmetic
 Bilinear = Callable[[Array, Array], Array]
 BITS = np.frompyfunc(int.bit_length, 1, 1)
+
+
+class TooWide(Refused):
+    """Exact arithmetic would take too many digits."""
 
 
 def limbs(x: Array, bits: int) -> tuple[list[Array], int]:
@@ -63,7 +67,8 @@ class Exact:
         """f(x, weight) for a bilinear f whose values are sums of at most `terms` products."""
         bits = (49 - terms.bit_length()) // 2
         (xs, low), (ws, base) = limbs(x, bits), self.limbs(weight, bits)
-        need(min(len(xs), len(ws)) <= 8 and bits > 4, "numbers of too different sizes meet in one op")
+        if min(len(xs), len(ws)) > 8 or bits <= 4:
+            raise TooWide("numbers of too different sizes meet in one op")
         result: Any = 0
         for k in range(len(xs) + len(ws) - 1):  # sums of 8 products of limbs stay below 2^52: float64 is exact
             group: Any = sum(f(xs[i], ws[k - i]) for i in range(len(xs)) if 0 <= k - i < len(ws))
@@ -109,7 +114,7 @@ class Exact:
 class Rounded:
     """Pairs (float64 array, bound of its error)."""
 
-    name = "outward-rounded float64, a sample of leaves exactly"
+    name = "outward-rounded float64"
 
     def number(self, x: Number) -> tuple[Array, Any]:
         return x if isinstance(x, tuple) else (x, 0.0)

@@ -29,11 +29,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 if __package__:
-    from verifier.certificate.arithmetic import MORE, TINY, Exact, Number, Rounded, clipped
+    from verifier.certificate.arithmetic import MORE, TINY, Exact, Number, Rounded, TooWide, clipped
     from verifier.certificate.reading import SMOOTH, Array, Case, Network, Node, Refused, logistic, need, read_property
     from verifier.certificate.trees import INPUT, LEAF, MOST_BYTES, Leaf, Tree, batches, joined, leaves, unpack
 else:  # run as a file, with the others beside it
-    from arithmetic import MORE, TINY, Exact, Number, Rounded, clipped  # type: ignore
+    from arithmetic import MORE, TINY, Exact, Number, Rounded, TooWide, clipped  # type: ignore
     from reading import SMOOTH, Array, Case, Network, Node, Refused, logistic, need, read_property  # type: ignore
     from trees import INPUT, LEAF, MOST_BYTES, Leaf, Tree, batches, joined, leaves, unpack  # type: ignore
 
@@ -327,26 +327,22 @@ class Checker:
             chosen = np.random.default_rng().permutation(closed)[: sample if second else 0]
             margins.append((self.halved if anew[k] else self.split)(k, base, analysis, second, set(chosen.tolist())))
         kind = "float32 (any order, round to nearest) and real" if single else "real"
-        return Accepted(kind, count, float(min(margins)), analysis.arithmetic.name)
+        sampled = ", a sample of leaves exactly" if second else ""
+        return Accepted(kind, count, float(min(margins)), analysis.arithmetic.name + sampled)
 
     def split(self, k: int, base: Domains, analysis: Analysis, second: Analysis | None, chosen: set[int]) -> Fraction:
         """Check a tree whose leaves take over the bounds of the whole region; returns their least margin."""
         case, output, code, least = self.cases[k], self.network.output, self.hints[f"code.{k}"], Fraction(1 << 200)
+        last = -1
         for batch in batches(leaves(self.hints, str(k)), max(1, BATCH // self.network.total)):
-            need(batch[-1].tree == 0, "the tree of splits has loose ends")
+            last = batch[-1].tree
             for judge, some in ((analysis, batch), (second, [leaf for leaf in batch if leaf.number in chosen])):
                 if judge and some:
                     numbers = np.array([leaf.number for leaf in some])
-                    found, empty = judge.at_leaves(
-                        output,
-                        self.combined(k, self.hints[f"weights.{k}"][numbers])[0],
-                        some,
-                        code[numbers],
-                        base,
-                        case.box,
-                        None,
-                    )
+                    rows, _ = self.combined(k, self.hints[f"weights.{k}"][numbers])
+                    found, empty = judge.at_leaves(output, rows, some, code[numbers], base, case.box, None)
                     least = min(least, self.margin(k, numbers, judge.arithmetic.fractions(found), empty))
+        need(last == 0, f"set {k} has no tree of splits, or several")
         return least
 
     def halved(self, k: int, base: Domains, analysis: Analysis, second: Analysis | None, chosen: set[int]) -> Fraction:
@@ -461,7 +457,11 @@ def check(certificate: bytes, model: bytes, prop: bytes, arithmetic: str = "auto
         with np.errstate(all="ignore"):
             network = Network(model, bool(hints["merge"]))
             cases = read_property(prop.decode("utf-8"), network.nodes[1].size, network.output.size)
-            return Checker(hints, network, cases).check(arithmetic, sample)
+            try:
+                return Checker(hints, network, cases).check(arithmetic, sample)
+            except TooWide:
+                need(arithmetic == "auto", "exact arithmetic would take too many digits: check in rounded arithmetic")
+                return Checker(hints, network, cases).check("rounded", 0)
     except Refused:
         raise
     except Exception as error:

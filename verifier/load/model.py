@@ -97,7 +97,7 @@ def _load_onnx(path: Path, stored: bytes, content: bytes, arch: str | None) -> M
     graph = build_graph(proto, *_normalisation(card))
     _check_card(graph, card)
     whole = proto.SerializeToString() if external else content
-    native = OnnxRunner(proto, whole, graph.output_shape, *_normalisation(card))
+    native = OnnxRunner(path, proto, whole, graph.output_shape, *_normalisation(card))
     whole_model = not external and _normalisation(card) == (None, None)
     return Model(graph, path, digest, card, "onnx", native, content if whole_model else None)
 

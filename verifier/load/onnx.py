@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
 from verifier.errors import ModelError, RefusedError
-from verifier.graph import Graph
+from verifier.graph import MOST_VALUES, Graph
 from verifier.load.module import normalised
 from verifier.ops.registry import ONNX, Call, find
 from verifier.types import Shape
@@ -92,11 +94,21 @@ def _tensors(graph: onnx.GraphProto) -> Iterator[TensorProto]:
 
 
 class OnnxRunner:
-    """The model in onnxruntime on one thread, behind an optional input normalisation `(x - mean) / std`."""
+    """The model of a file in onnxruntime on one thread, behind an optional normalisation `(x - mean) / std`.
+
+    Using it raises ModelError, which names the file, when onnxruntime refuses the model or cannot run it.
+    """
 
     def __init__(
-        self, model: onnx.ModelProto, content: bytes, output_shape: Shape, mean: Tensor | None, std: Tensor | None
+        self,
+        path: Path,
+        model: onnx.ModelProto,
+        content: bytes,
+        output_shape: Shape,
+        mean: Tensor | None,
+        std: Tensor | None,
     ) -> None:
+        self.path = path
         self.content = content
         self.output_shape = output_shape
         self.normalisation = None if mean is None or std is None else (mean.float().numpy(), std.float().numpy())
@@ -105,16 +117,23 @@ class OnnxRunner:
     @cached_property
     def session(self) -> Any:
         import onnxruntime
-        from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        try:
+        options.log_severity_level = 4  # errors are raised, and need not be printed as well
+        with self._errors_typed():
             return onnxruntime.InferenceSession(self.content, options, providers=["CPUExecutionProvider"])
+
+    @contextmanager
+    def _errors_typed(self) -> Iterator[None]:
+        from onnxruntime.capi import onnxruntime_pybind11_state as errors
+
+        try:
+            yield
         except (errors.Fail, errors.InvalidArgument, errors.InvalidGraph, errors.InvalidProtobuf,
-                errors.NotImplemented, errors.RuntimeException) as error:  # fmt: skip
-            raise ModelError(f"onnxruntime cannot run the network: {str(error).splitlines()[0]}") from error
+                errors.NotImplemented, errors.RuntimeException, ValueError) as error:  # fmt: skip
+            reason = f"onnxruntime cannot run the network ({_reason(error)})"
+            raise ModelError(f"{self.path}: {reason}; check it with onnx.checker and export it again") from error
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """Outputs (batch, *output_shape) of float32 inputs (batch, *input_shape), run one by one.
@@ -125,8 +144,10 @@ class OnnxRunner:
         if self.normalisation is not None:
             x = (x - self.normalisation[0]) / self.normalisation[1]
         name = self.session.get_inputs()[0].name
-        single = [self.session.run(None, {name: row[None] if self.batched else row})[0] for row in x]
-        return np.stack([value.reshape(self.output_shape) for value in single])
+        with self._errors_typed():
+            single = [self.session.run(None, {name: row[None] if self.batched else row})[0] for row in x]
+            single = [value.reshape(self.output_shape) for value in single]
+        return np.stack(single)
 
 
 def _input(model: onnx.ModelProto) -> onnx.ValueInfoProto:
@@ -222,11 +243,27 @@ def _attribute(attribute: onnx.AttributeProto) -> Any:
     return list(value) if attribute.type in (onnx.AttributeProto.INTS, onnx.AttributeProto.FLOATS) else value
 
 
-MALFORMED = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, OverflowError)
+MALFORMED = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, MemoryError)
 
 
 def _reason(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0] or type(error).__name__
+    line = (str(error).splitlines() or [""])[0] or type(error).__name__
+    return "".join(letter if letter.isprintable() else "?" for letter in line)
+
+
+SIZED = ("ConstantOfShape", "Expand", "OneHot", "Pad", "Range", "Tile")
+"""Operators of which the values, not the shapes, of small inputs say how large the output is."""
+
+
+def _limit_size(model: onnx.ModelProto, node: onnx.NodeProto, name: str, feed: Mapping[str, np.ndarray]) -> None:
+    """Refuse an output of more than MOST_VALUES values before it is computed."""
+    stored = [numpy_helper.from_array(value, source) for source, value in feed.items()]
+    result = helper.make_value_info(node.output[0], onnx.TypeProto())
+    alone = helper.make_model(helper.make_graph([node], "size", [], [result], stored), opset_imports=model.opset_import)
+    shape = onnx.shape_inference.infer_shapes(alone, data_prop=True).graph.output[0].type.tensor_type.shape
+    size = math.prod(dim.dim_value for dim in shape.dim)
+    if size > MOST_VALUES:
+        raise ModelError(f"node '{name}' has {size} values, more than {MOST_VALUES}; use a smaller network")
 
 
 def _fold(
@@ -246,12 +283,13 @@ def _fold(
         return [inputs[0].double() if operator == "Cast" else inputs[0]]
     if operator.startswith("Random") or node.domain not in STANDARD_DOMAINS:
         find({}, operator, name)
-    names = [source for source in node.input if source]
-    described = [helper.make_value_info(source, onnx.TypeProto()) for source in dict.fromkeys(names)]
+    feed = {source: value.numpy() for source, value in zip(node.input, inputs, strict=True) if value is not None}
+    described = [helper.make_value_info(source, onnx.TypeProto()) for source in feed]
     results = [helper.make_value_info(output, onnx.TypeProto()) for output in node.output if output]
     alone = helper.make_model(helper.make_graph([node], "fold", described, results), opset_imports=model.opset_import)
-    feed = {source: value.numpy() for source, value in zip(node.input, inputs, strict=True) if value is not None}
     try:
+        if operator in SIZED:
+            _limit_size(model, node, name, feed)
         found = ReferenceEvaluator(alone).run(None, feed)
         return [_constant(value) for value in found]
     except MALFORMED as error:

@@ -201,7 +201,10 @@ def product(call: Call, x: int, matrix: Tensor) -> int:
 def import_gemm(call: Call) -> int:
     if call.attributes.get("transA"):
         raise call.refusal("transA on a value with a batch axis")
-    weight = call.weight(1) if call.attributes.get("transB") else call.weight(1).T.contiguous()
+    weight = call.weight(1)
+    if weight.dim() != 2:
+        raise call.refusal(f"a weight of shape {tuple(weight.shape)} is not a matrix; export the network again")
+    weight = weight if call.attributes.get("transB") else weight.T.contiguous()
     bias, beta = call.constant(2), call.attributes.get("beta", 1.0)
     y = call.add(Linear(weight * call.attributes.get("alpha", 1.0), None), call.node())
     return y if bias is None else rescaled(call, y, 1.0, bias * beta)

@@ -40,6 +40,7 @@ def clipped(linear: Tensor, enough: float) -> tuple[Tensor, Tensor]:
     """The least box (n, k), (n, k) within [-1, 1]^k around what the rows leave, one row after the other.
 
     linear: (n, 1 + k, rows); nothing is left where a row exceeds `enough`. Where start > end, nothing is left at all.
+    NaN cuts nothing off.
     """
     start = -torch.ones_like(linear[:, 1:, 0])
     end = -start
@@ -48,6 +49,6 @@ def clipped(linear: Tensor, enough: float) -> tuple[Tensor, Tensor]:
         least = torch.minimum(a * start, a * end)
         rounding = 2 * row.shape[1] * torch.finfo(row.dtype).eps * row.abs().sum(1, keepdim=True)
         limit = (enough - constant + rounding - least.sum(1, keepdim=True) + least) / a
-        end = torch.where(a > 0, torch.minimum(end, limit), end)
-        start = torch.where(a < 0, torch.maximum(start, limit), start)
+        end = torch.where(a > 0, torch.fmin(end, limit), end)
+        start = torch.where(a < 0, torch.fmax(start, limit), start)
     return start, end

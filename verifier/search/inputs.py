@@ -165,8 +165,8 @@ class InputSplits:
         forms = torch.cat((linear.unsqueeze(2), found.linear), 2)
         start, end = clipped(forms, self.enough)
         center, radius = center.to(domains.low), radius.to(domains.low)
-        cut = (torch.maximum(domains.low, center + radius * start), torch.minimum(domains.high, center + radius * end))
-        empty = ~(start <= end).all(1) | ~(cut[0] <= cut[1]).all(1)
+        cut = (torch.fmax(domains.low, center + radius * start), torch.fmin(domains.high, center + radius * end))
+        empty = (start > end).any(1) | (cut[0] > cut[1]).any(1)
         # `enough` holds wherever something was cut off, and is all that is claimed of the rest.
         proved = torch.where(empty, math.inf, best.to(domains.lower)).clamp(max=math.nextafter(self.enough, math.inf))
         domains.lower = torch.where(proved > domains.lower, proved, domains.lower)

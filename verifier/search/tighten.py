@@ -105,8 +105,8 @@ class Tightening:
         search = NeuronSplits(network, rows, 0.0, self.steps, self.shortlist, record=record)
         low, high = self._least(search, deadline).to(z.lower).chunk(2)
         lower, upper = z.lower.flatten().clone(), z.upper.flatten().clone()
-        lower[positions] = torch.maximum(lower[positions], low)
-        upper[positions] = torch.minimum(upper[positions], -high)
+        lower[positions] = torch.fmax(lower[positions], low)
+        upper[positions] = torch.fmin(upper[positions], -high)
         # The two can cross by a rounding error alone; both ends then bound the same number.
         low, high = torch.minimum(lower, upper), torch.maximum(lower, upper)
         return Interval(low.view_as(z.lower), high.view_as(z.upper))

@@ -1,0 +1,168 @@
+"""Certificates that the search wrote, of each kind that there is, and false claims close to what they prove."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from families import claim
+from puzzles import Layers, Subject, network, output
+from valleys import coarse, valley
+
+from verifier.attack.pgd import Pgd
+from verifier.certificate.claim import Certificate
+from verifier.certificate.statement import vnnlib
+from verifier.certificate.trees import TYPES, unpack
+from verifier.certified import verify_certified
+from verifier.load.export import onnx_bytes
+from verifier.spec.property import HalfSpaces, Property, Region, exact
+from verifier.strategy import Settings
+
+Header = dict[str, Any]
+Arrays = dict[str, np.ndarray]
+NEAR = 2.0**-20
+TRIES = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Claim:
+    """A model and a statement as files hold them. about: how it differs from what was certified."""
+
+    about: str
+    model: bytes
+    statement: bytes
+
+
+@dataclass(frozen=True, eq=False)
+class Victim:
+    """A certificate of a true claim, and claims that are false, most of them barely."""
+
+    certificate: Certificate
+    false: Sequence[Claim]
+
+    @property
+    def parts(self) -> tuple[Header, Arrays]:
+        """The header, and arrays that may be written to."""
+        header = unpack(self.certificate.content)
+        arrays = {name: header.pop(name).astype(TYPES[name.split(".")[0]]) for name, _ in header.pop("arrays")}
+        return header, arrays
+
+
+def question(low: np.ndarray, high: np.ndarray, sets: Sequence[tuple[np.ndarray, np.ndarray]]) -> Property:
+    unsafe = tuple(HalfSpaces(torch.from_numpy(C), torch.from_numpy(d)) for C, d in sets)
+    return Property(Region(low, high), unsafe)
+
+
+def violated(layers: Layers, prop: Property, point: np.ndarray) -> bool:
+    """Whether a point of the region is a counterexample, in exact arithmetic."""
+    inside = (prop.region.lower <= point).all() and (point <= prop.region.upper).all()
+    return bool(inside and margin(layers, prop, point) <= 0)
+
+
+def margin(layers: Layers, prop: Property, point: np.ndarray) -> Fraction:
+    """The exact margin at a point of Fractions."""
+    y = output(layers, point)
+    return min(max(exact(s.C.numpy()) @ y + exact(s.d.numpy())) for s in prop.unsafe)
+
+
+def certified(layers: Layers, prop: Property, wanted: Sequence[str] = ()) -> Certificate:
+    """A certificate in which these arrays are not empty; what a search leaves behind depends on the clock."""
+    for _ in range(TRIES):
+        certificate = verify_certified(Subject(network(layers)), prop, Settings(timeout=20, device="cpu")).certificate
+        assert certificate is not None, "a victim has no certificate"
+        arrays = unpack(certificate.content)
+        if all(name in arrays and arrays[name].any() for name in wanted):
+            return certificate
+    raise AssertionError(f"no certificate has {', '.join(wanted)}")
+
+
+def victim(layers: Layers, prop: Property, point: np.ndarray, gap: float, wanted: Sequence[str] = ()) -> Victim:
+    """Certifies a property whose margin at a point (Fractions) is `gap`; the false claims are violated there."""
+    certificate = certified(layers, prop, wanted)
+    below = -(gap + NEAR)
+    *others, (weight, bias) = layers
+    lowered: Layers = [*others, (weight, bias + below)]
+    lower = tuple(HalfSpaces(s.C, s.d + below * s.C.sum(dim=1)) for s in prop.unsafe)
+    moved = Property(prop.region, lower)
+    wide = Property(Region(prop.region.lower - 64, prop.region.upper + 64), prop.unsafe)
+    far = farthest(layers, wide)
+    false = []
+    for name, net, claimed, place in (
+        ("the half-spaces moved", layers, moved, point),
+        ("another network", lowered, prop, point),
+        ("a wider box", layers, wide, far),
+    ):
+        if violated(net, claimed, place):
+            false.append(Claim(name, onnx_bytes(network(net)), vnnlib(claimed).encode()))
+    assert len(false) >= 2
+    return Victim(certificate, false)
+
+
+def farthest(layers: Layers, prop: Property) -> np.ndarray:
+    """A corner of a box where the margin is small."""
+    draw = np.random.default_rng(0)
+    low, high = prop.region.lower, prop.region.upper
+    corners = [np.where(draw.random(low.shape) < 0.5, low, high) for _ in range(64)]
+    return min(corners, key=lambda x: margin(layers, prop, x))
+
+
+def halved(seed: int) -> Victim:
+    """Split inputs, bounds computed anew in every part."""
+    draw, gap = np.random.default_rng(seed), 2.0**-9
+    puzzle = claim(*valley(draw, [1.0] * 3, hidden=(4, 3)), gap)
+    return victim(puzzle.layers, puzzle.prop, puzzle.lowest, gap)
+
+
+def mirrored(seed: int) -> Victim:
+    """ReLUs that read the same number but for its sign, which are analysed as one."""
+    draw, gap = np.random.default_rng(seed), 2.0**-5
+    puzzle = claim(*valley(draw, [1.0, 1.0], hidden=(3,), mirror=True), gap)
+    return victim(puzzle.layers, puzzle.prop, puzzle.lowest, gap)
+
+
+def conjoined(seed: int) -> Victim:
+    """Two half-spaces at once, g + x and g - x: only their sum is bounded well."""
+    draw, gap = np.random.default_rng(seed), 2.0**-7
+    layers, value, place = valley(draw, [1.0, 1.0], hidden=(4,))
+    (weight, bias), (row, constant) = layers
+    first = (np.vstack((weight, [[1.0, 0.0]])), np.append(bias, 1.0))  # 1 + x_0, which ReLU lets pass
+    last = (np.hstack((np.vstack((row, row)), [[1.0], [-1.0]])), np.append(constant - 1, constant + 1))
+    one = np.full(2, Fraction(1), dtype=object)
+    d = np.full(2, float(Fraction(gap) - value))
+    prop = question(-one, one, [(np.eye(2), d)])
+    reach = abs(float(place[0]))  # how far the margin at the place is above the gap
+    return victim([first, last], prop, place, gap + reach)
+
+
+def split(seed: int) -> Victim:
+    """Split neurons, with multipliers, slopes, and lemmas that rest on splits of their own."""
+    draw, gap = np.random.default_rng(seed), 2.0**-5
+    sizes = (60, 6, 4, 1)
+    layers = [(coarse(draw, n, m), coarse(draw, n)) for m, n in pairwise(sizes)]
+    quarter = np.full(60, Fraction(1, 4), dtype=object)
+    prop = question(-quarter, quarter, [(np.ones((1, 1)), np.full(1, 1e3))])
+    graph = network(layers).to(torch.float32)
+    points, margins = Pgd(steps=60, restarts=8)(graph, prop.region.inner_box(), prop.margin)
+    point = exact(points[int(margins.argmin())].numpy())
+    d = np.array([float(Fraction(gap) - output(layers, point)[0])])
+    prop = question(-quarter, quarter, [(np.ones((1, 1)), d)])
+    return victim(layers, prop, point, gap, ("kind.0", "extra.0", "kind.a1", "extra.a1", "codes"))
+
+
+SOURCES: dict[str, tuple[Callable[[int], Victim], Sequence[int]]] = {
+    "halved": (halved, (0, 1)),
+    "mirrored": (mirrored, (0, 1)),
+    "conjoined": (conjoined, (0, 1)),
+    "split": (split, (1,)),
+}
+
+
+@cache
+def victims() -> dict[str, Victim]:
+    return {f"{name}-{seed}": make(seed) for name, (make, seeds) in SOURCES.items() for seed in seeds}
