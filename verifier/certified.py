@@ -68,36 +68,48 @@ def with_certificate(
     search: the result, and for every property of the statement the proof. statement: VNN-LIB 1.0. A certificate may be
     mended for as long again as the timeout.
     """
-    began, slack, spent, reason = time.monotonic(), 0.0, 0.0, ""
-    settings, best = replace(settings, proof=True), None
+    began, slack, spent = time.monotonic(), 0.0, 0.0
+    settings = replace(settings, proof=True)
+    best: Certified | None = None
+    refused: Certified | None = None
     for attempt in range(ATTEMPTS):
-        left = settings.timeout - (time.monotonic() - began)
-        if attempt and left < (settings.timeout - left if best is not None else 0):
+        elapsed = time.monotonic() - began
+        left = settings.timeout - elapsed
+        if attempt and left < (elapsed if best else 0):
             break  # what is at hand is worth more than another search
         result, proved = search(replace(settings, timeout=left, slack=slack))
         if result.verdict is not Verdict.VERIFIED:
-            break
-        proofs = [(prop, proof) for prop, proof in proved if proof is not None]
-        if len(proofs) < len(proved):
-            return _without(result, "the method leaves no proof behind", spent)
+            return best or refused or Certified(result, None, spent)
         writing = time.monotonic()
-        try:
-            found = certificate(subject.onnx(), statement, proofs, writing + settings.timeout)
-            spent += time.monotonic() - writing
-            accepted = found.accepted
+        found = _written(subject, statement, proved, writing + settings.timeout)
+        spent += time.monotonic() - writing
+        if isinstance(found, Certificate):
+            accepted, short = found.accepted, found.missing
             best = Certified(replace(result, semantics=accepted.semantics, proved=accepted.margin), found, spent)
-            short = found.missing
-        except (CertificateError, ModelError) as error:
-            spent += time.monotonic() - writing
-            reason, short = str(error), None
-            if isinstance(error, CertificateError) and error.bound is not None:
-                short = -error.bound
-        if short is None or (best is not None and best.certificate is not None and attempt):
+        else:
+            short = None if found.bound is None else -found.bound
+            refused = _without(result, str(found), spent)
+        if short is None or (best and attempt):
             break
         slack = min(slack + MORE * max(short, 1e-9 * abs(result.found)), MOST * abs(result.found))
-    if best is not None:
-        return best
-    return Certified(result, None, spent) if result.verdict is not Verdict.VERIFIED else _without(result, reason, spent)
+    answer = best or refused
+    assert answer is not None  # the first search ends in one or the other
+    return answer
+
+
+def _written(
+    subject: CertifiableSubject, statement: bytes, proved: Sequence[tuple[Property, Proof | None]], deadline: float
+) -> Certificate | CertificateError:
+    """The certificate, or why there is none."""
+    proofs = [(prop, proof) for prop, proof in proved if proof is not None]
+    if len(proofs) < len(proved):
+        return CertificateError("the method leaves no proof behind")
+    try:
+        return certificate(subject.onnx(), statement, proofs, deadline)
+    except CertificateError as error:
+        return error
+    except ModelError as error:
+        return CertificateError(str(error))
 
 
 def _without(result: Result, reason: str, seconds: float = 0.0) -> Certified:
