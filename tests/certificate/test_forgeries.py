@@ -132,6 +132,17 @@ def test_forgeries_are_refused(halved: Files, split: bytes, name: str) -> None:
     refused(halved, pack(header, arrays))
 
 
+def test_boxes_that_are_nan_prove_nothing(false: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is NaN is neither empty nor above zero, wherever it comes from."""
+
+    def clipped(lower: np.ndarray, upper: np.ndarray, *_: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return np.full(len(lower), np.nan), np.full_like(lower, np.nan), np.full_like(upper, np.nan)
+
+    certificate = write(false.model, false.text, flat_proof(false, input_tree, recompute=True))
+    monkeypatch.setattr(checker, "clipped", clipped)
+    refused(false, certificate)
+
+
 def test_a_leaf_without_weights_is_refused(files: Files) -> None:
     header, arrays = parts(write(files.model, files.text, flat_proof(files)))
     refused(files, pack(header, {**arrays, "weights.0": np.zeros_like(arrays["weights.0"])}), "is not proved")

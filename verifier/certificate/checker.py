@@ -363,7 +363,7 @@ class Checker:
                 own = {j: (l[[i]], u[[i]]) for j, (l, u) in known.items()}
                 self.part(k, tree, second, parts[i : i + 1], lower[[i]], upper[[i]], own)
             known, lower, upper, bound = self.part(k, tree, analysis, parts, lower, upper, known)
-            least, left = min(least, bound), (lower <= upper).all(axis=1)
+            least, left = min(least, bound), ~(lower > upper).any(axis=1)
             inner = [i for i, part in enumerate(parts) if tree.kind[part] != LEAF and left[i]]
             halves = [half[parts[i]] for half in (tree.below, tree.above) for i in inner]
             lower, upper = (np.tile(side[inner], (2, 1)) for side in (lower, upper))
@@ -401,7 +401,7 @@ class Checker:
             bound, low, high = clipped(low, high, constant[i], A[i], error[i])
             if i == 0:
                 proved = bound / np.maximum(stated.sum(axis=1), 1)
-        left = ~nothing & (low <= high).all(axis=1)
+        left = ~(nothing | (low > high).any(axis=1))  # a box that is NaN is left, and not proved
         whole = ((low <= d.lower[1]) & (high >= d.upper[1])).all(axis=1)
         # What a float32 network reads may be as far from its input as that.
         room = (np.maximum(np.abs(lower), np.abs(upper)) * (2 * UNIT32) + SMALL32) * analysis.single

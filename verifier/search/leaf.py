@@ -60,19 +60,7 @@ def close_by_lp(
         encoder = Encoder(exact, box, integer=False)
     except SpecificationError:
         return LeafBound(-math.inf)
-    lines: dict[int, Relaxation] = {}
-    for place, node in enumerate(exact.nodes):
-        if isinstance(node.op, Activation):
-            z = unsqueezed(nodes[node.inputs[0]].to("cpu", torch.float64))
-            lines[place] = node.op.relax(z, node.op.initial(z, "adaptive"))
-
-    def forms(form: dict[int, Coefficients], constant: Tensor) -> tuple[sparse.csr_array, np.ndarray]:
-        """The same over the inputs: all neurons are decided, and their lines exact."""
-        sources, constant = pull_back(exact, form, constant, lines)
-        inputs, count = exact.nodes[0].size, constant.shape[1]
-        A = dense(sources[0]).reshape(count, inputs) if 0 in sources else torch.zeros(count, inputs)
-        return sparse.csr_array(A.numpy()), constant[0].numpy()
-
+    forms = _DecidedForms(exact, nodes)
     first = encoder.row_count
     for read, positions in split.items():
         index = positions.cpu()
@@ -105,6 +93,24 @@ def close_by_lp(
     shape = exact.input_shape
     point = torch.from_numpy(solution.x[: int(np.prod(shape))]).view(1, *shape)
     return LeafBound(bound, region.project(point.to(region.lower)), *found)
+
+
+class _DecidedForms:
+    """Forms over a network's nodes as forms over its inputs, where all neurons are decided: their lines are exact."""
+
+    def __init__(self, graph: Graph, nodes: Mapping[int, Interval]) -> None:
+        self.graph, self.lines = graph, dict[int, Relaxation]()
+        for place, node in enumerate(graph.nodes):
+            if isinstance(node.op, Activation):
+                z = unsqueezed(nodes[node.inputs[0]].to("cpu", torch.float64))
+                self.lines[place] = node.op.relax(z, node.op.initial(z, "adaptive"))
+
+    def __call__(self, form: dict[int, Coefficients], constant: Tensor) -> tuple[sparse.csr_array, np.ndarray]:
+        """A matrix (spec, inputs) and constants (spec,), for coefficients by node and constant (1, spec)."""
+        sources, constant = pull_back(self.graph, form, constant, self.lines)
+        inputs, count = self.graph.nodes[0].size, constant.shape[1]
+        A = dense(sources[0]).reshape(count, inputs) if 0 in sources else torch.zeros(count, inputs)
+        return sparse.csr_array(A.numpy()), constant[0].numpy()
 
 
 def violation_multipliers(program: LinearProgram, options: SolveOptions) -> np.ndarray | None:
