@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -40,13 +38,13 @@ def main() -> None:
                 journal = Path(folder, "a.jsonl")
                 size = ["--limit", str(limit), "--jobs", str(jobs), "--timeout", args.timeout, "--eps", args.eps]
                 argv = ["certify", args.model, *named, *size, "--journal", str(journal), "--json"]
-                wall, cpu, peak, out = measured([sys.executable, "-m", "verifier", *argv])
+                wall, cpu, peaks, out = measured(argv)
                 [results] = read_all([journal]).values()
             total, stages = summary(results), stage_rows(results.records.values())
             undecided = json.loads(out)["undecided"]
             counts = (total.points[0].verified, total.points[0].falsified, undecided)
             per = (f"{1000 * wall / limit:.1f}", f"{1000 * cpu / limit:.1f}")
-            rows.append((jobs, limit, *counts, f"{wall:.1f}", f"{cpu:.1f}", *per, peak))
+            rows.append((jobs, limit, *counts, f"{wall:.1f}", f"{cpu:.1f}", *per, *peaks))
     head = (
         "workers",
         "inputs",
@@ -58,22 +56,32 @@ def main() -> None:
         "wall ms / input",
         "CPU ms / input",
     )
-    print_table((*head, "largest process MiB"), rows)
+    print_table((*head, "parent MiB", "worker MiB"), rows)
     if stages is not None:
         print_table(*stages)
 
 
-def measured(argv: list[str]) -> tuple[float, float, int, str]:
-    """Wall seconds, CPU seconds of all processes, the peak memory of the largest so far in MiB, and the output."""
-    began, before = time.monotonic(), os.times()
-    done = subprocess.run(argv, stdout=subprocess.PIPE, text=True)
+def measured(argv: list[str]) -> tuple[float, float, tuple[int, int], str]:
+    """Wall seconds, CPU seconds of all processes, the peak memory of the parent and of the largest worker in MiB,
+    and the output."""
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", MEASURED, *argv], stdout=subprocess.PIPE, text=True)
+    wall = time.monotonic() - began
     if done.returncode not in (0, 3):
         sys.exit(done.returncode)
-    after = os.times()
-    cpu = after.children_user + after.children_system - before.children_user - before.children_system
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024
-    return time.monotonic() - began, cpu, peak, done.stdout
+    out, usage = done.stdout.rstrip().rsplit("\n", 1)
+    cpu, parent, workers = json.loads(usage)
+    return wall, cpu, (parent // 1024, workers // 1024), out
 
+
+MEASURED = """
+import json, resource, sys
+from verifier.cli.main import main
+code = main(sys.argv[1:])
+used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+print(json.dumps([sum(u.ru_utime + u.ru_stime for u in used), *(u.ru_maxrss for u in used)]))
+sys.exit(code)
+"""
 
 if __name__ == "__main__":
     main()

@@ -45,7 +45,7 @@ def label(instance: Instance) -> str:
 def run(instance: Instance, timeout: float) -> tuple[float, float, str]:
     """Wall seconds, CPU seconds and the first word of one process."""
     files = [str(stored(instance.folder, name)) for name in (instance.onnx, instance.vnnlib)]
-    command = [sys.executable, "-m", "verifier", "verify", files[0], "--property", files[1], "--quiet"]
+    command = [sys.executable, "-m", "verifier", "verify", files[0], "--property", files[1], "--quiet", "--uncertified"]
     began, used = time.perf_counter(), cpu_seconds()
     done = subprocess.run([*command, "--timeout", str(timeout)], capture_output=True, text=True, check=False)
     return time.perf_counter() - began, cpu_seconds() - used, (done.stdout or done.stderr).split(":")[0]

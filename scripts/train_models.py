@@ -1,7 +1,7 @@
-"""Train the models in models/ and write their cards: python scripts/train_models.py [--only NAME] [--out DIR].
+"""Train the models that are not made to be proved, and write their cards: python scripts/train_models.py [--only NAME].
 
-Every figure on a card is measured on the whole test set. One thread, so that a recipe gives the same weights again
-on the same machine.
+Every figure on a card is measured on the whole test set; bounds are tried at radius 0.1. One thread, so that a
+recipe gives the same weights again on the same machine. Models made to be proved: scripts/train_robust.py.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ from verifier.attack.pgd import Pgd
 from verifier.data import Dataset, file_sha256, load_dataset
 from verifier.errors import VerifierError
 from verifier.spec.robustness import label_margin
+from verifier.train.card import certified
+from verifier.train.evaluate import ATTACK, evaluate
 from verifier.types import Box
 from verifier.zoo import ModelCard, PgdAccuracy, Recipe, build, card_path, write_card
 
-EVALUATION_EPS = (0.02, 0.05, 0.1)
-EVALUATION_ATTACK = Pgd(steps=40, restarts=2)
+EVALUATION_EPS = (0.02, 0.05)
+CERTIFIED_EPS = 0.1
 EVALUATION_BATCH = 500
 
 
@@ -79,11 +81,6 @@ def train(training: Training, data: Dataset) -> nn.Sequential:
     return model.eval()
 
 
-def clean_accuracy(model: nn.Module, data: Dataset) -> float:
-    with torch.no_grad():
-        return (model(data.images).argmax(1) == data.labels).double().mean().item()
-
-
 def pgd_accuracy(model: nn.Module, data: Dataset, eps: float) -> PgdAccuracy:
     """An image counts when the clean input and the worst point found are both classified right."""
     right = 0
@@ -92,14 +89,16 @@ def pgd_accuracy(model: nn.Module, data: Dataset, eps: float) -> PgdAccuracy:
         margin = label_margin(labels)
         with torch.no_grad():
             clean = margin(model(images)) > 0
-        worst = EVALUATION_ATTACK(model, ball(images, eps, data), margin).margin
+        worst = ATTACK(model, ball(images, eps, data), margin).margin
         right += int((clean & (worst > 0)).sum())
-    return PgdAccuracy(eps, EVALUATION_ATTACK.steps, EVALUATION_ATTACK.restarts, right / len(data))
+    return PgdAccuracy(eps, ATTACK.steps, ATTACK.restarts, right / len(data))
 
 
 def make_card(name: str, training: Training, model: nn.Module, test: Dataset, weights: Path) -> ModelCard:
     method = "pgd" if training.eps > 0 else "standard"
     command = f"python scripts/train_models.py --only {name}"
+    evaluation = evaluate(model, test, CERTIFIED_EPS)
+    largest = PgdAccuracy(CERTIFIED_EPS, ATTACK.steps, ATTACK.restarts, evaluation.attacked)
     recipe = Recipe(method, training.eps, training.epochs, training.lr, training.batch_size, training.seed, command)
     return ModelCard(
         name=name,
@@ -112,10 +111,11 @@ def make_card(name: str, training: Training, model: nn.Module, test: Dataset, we
         lower=test.lower,
         upper=test.upper,
         recipe=recipe,
-        clean_accuracy=clean_accuracy(model, test),
-        pgd=tuple(pgd_accuracy(model, test, eps) for eps in EVALUATION_EPS),
+        clean_accuracy=evaluation.clean,
+        pgd=(*(pgd_accuracy(model, test, eps) for eps in EVALUATION_EPS), largest),
         sha256=file_sha256(weights),
         producer=f"verifier {importlib.metadata.version('verifier')}, torch {torch.__version__}",
+        certified=certified(evaluation),
     )
 
 

@@ -23,11 +23,11 @@ from verifier.train.loop import Run
 
 TIMEOUT_S = 10.0
 """Of branch and bound, an image; not for methods without bounds, whose networks leave most images to it."""
-WITHOUT_BOUNDS = ("standard", "pgd", "trades", "tulip")
+WITHOUT_BOUNDS = ("standard", "fgsm", "pgd", "gradient_norm", "trades", "tulip")
 
 CONV = ("mnist", "conv_small")
 FAST: dict[str, Any] = {"lr": 5e-3, "warm_up": 0.5, "ramp": 4.0}
-LONG: dict[str, Any] = {"lr": 5e-3, "warm_up": 1.0, "ramp": 10.0, "shift": 1, "averaging": 0.9995}
+LONG: dict[str, Any] = {"lr": 5e-3, "warm_up": 0.5, "ramp": 5.0, "shift": 1, "averaging": 0.9995}
 CNN7 = ("mnist", "cnn7")
 PUBLISHED: dict[str, Any] = {
     "epochs": 70,
@@ -42,10 +42,16 @@ PUBLISHED: dict[str, Any] = {
 }
 RUNS = {
     "mnist_conv_mtl_ibp": Config(*CONV, "mtl_ibp", 0.1, options={"alpha": 0.015}, epochs=28, **FAST),
-    # Longer, and with shifted images, since the short run ends by fitting the training set.
-    "mnist_conv_mtl_ibp_long": Config(*CONV, "mtl_ibp", 0.1, options={"alpha": 0.03}, epochs=150, **LONG),
+    # Longer, with shifted images and a larger radius, since the short run ends by fitting the training set.
+    "mnist_conv_mtl_ibp_long": Config(
+        *CONV, "mtl_ibp", 0.1, train_eps=0.12, options={"alpha": 0.02}, epochs=100, **LONG
+    ),
     "mnist_conv_ibp": Config(*CONV, "ibp", 0.1, epochs=16, **FAST),
     "mnist_conv_ibp_03": Config(*CONV, "ibp", 0.3, epochs=24, **FAST | {"lr": 3e-3, "ramp": 10.0}),
+    "mnist_conv_mtl_ibp_03": Config(*CONV, "mtl_ibp", 0.3, options={"alpha": 0.3}, epochs=24, **FAST | {"ramp": 6.0}),
+    # For comparison, without bounds: what scripts/figure_training.py draws (l2 for a radius of 1), and TRADES.
+    "mnist_conv_fgsm": Config(*CONV, "fgsm", 0.1, epochs=10, **FAST),
+    "mnist_conv_l2": Config(*CONV, "gradient_norm", 0.1, options={"norm": 2, "weight": 10.0}, epochs=10, **FAST),
     "mnist_conv_tulip": Config(*CONV, "tulip", 0.1, epochs=10, **FAST),
     "mnist_conv_trades": Config(*CONV, "trades", 0.1, options={"steps": 3}, epochs=10, **FAST),
     # On a GPU: the published recipe of the large network (De Palma et al. 2024; Mueller et al. 2023).

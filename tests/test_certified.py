@@ -8,21 +8,24 @@ from pathlib import Path
 import brute_force
 import pytest
 import torch
-from nets import Native, random_case
+from nets import Native, mlp, random_case
 from test_simplify import with_copies
 
-from verifier import strategy
+from verifier import certified, strategy
 from verifier.certificate.checker import check
+from verifier.certificate.reading import Refused
 from verifier.certificate.statement import vnnlib
 from verifier.certified import verify_certified
-from verifier.graph import Graph
+from verifier.graph import Graph, GraphBuilder
 from verifier.load import load
 from verifier.load.export import onnx_bytes
+from verifier.ops.affine import Linear
+from verifier.proof import Proof
 from verifier.search.bab import BranchAndBound
 from verifier.spec.property import HalfSpaces, Property, Region, exact
 from verifier.spec.robustness import ball
 from verifier.strategy import Settings
-from verifier.verdict import Verdict
+from verifier.verdict import Result, Verdict
 
 SPLITS = {"neurons": BranchAndBound(input_limit=0, trial_limit=0), "inputs": BranchAndBound(input_limit=10**6)}
 MODELS = Path(__file__).parents[1] / "models"
@@ -63,7 +66,82 @@ def test_a_false_claim_has_no_certificate(seed: int) -> None:
     assert found.certificate is None and found.result.verdict is not Verdict.VERIFIED
 
 
-def test_merged_networks_are_certified_in_real_arithmetic() -> None:
+@pytest.mark.parametrize("method", ["interval", "crown", "alpha", "lp", "milp", "bab"])
+def test_every_method_is_certified(method: str) -> None:
+    """Where a method leaves no proof, or one that the checker does not accept, branch and bound finds one."""
+    case = random_case(3, most=7)
+    found = verify_certified(Subject(case.graph), claim(case.graph, case.prop, 50.0), Settings(method, device="cpu"))
+    assert found.certificate is not None, found.result.reason
+    assert found.result.certified and not found.result.solver_word and found.result.stage == method
+    assert found.result.stages[-1].name == "certificate"
+    assert found.result.proved == found.certificate.accepted.margin > 0
+
+
+def test_a_solvers_word_stays_its_word_where_no_certificate_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = random_case(3, most=7)
+    prop = claim(case.graph, case.prop, 50.0)
+
+    def answer(subject: Subject, prop: Property, settings: Settings, progress: object) -> Result:
+        word = settings.method == "milp"
+        verdict, reason = (Verdict.VERIFIED, "") if word else (Verdict.UNKNOWN, "time")
+        return Result(verdict, "", settings.method, 0.1, 1.0, 2.0, (), reason=reason, solver_word=word)
+
+    monkeypatch.setattr(certified, "verify", answer)
+    found = verify_certified(Subject(case.graph), prop, Settings("milp", device="cpu"))
+    assert found.certificate is None and found.result.label == "VERIFIED (solver, uncertified)"
+
+
+@pytest.mark.parametrize("norm", ["l1", "l2"])
+@pytest.mark.parametrize("seed", range(6))
+def test_balls_are_certified(seed: int, norm: str) -> None:
+    """The claim lies between what holds in the ball, by sampling, and what holds in the box around it."""
+    generator = torch.Generator().manual_seed(seed)
+    graph = mlp(generator, (4, 6, 6, 3))
+    region = ball(torch.rand(4, generator=generator).numpy(), exact([0.4])[0], norm)
+    row, inner = torch.tensor([[1.0, -1.0, 0.5]], dtype=torch.float64), region.inner_box(torch.float64)
+    points = inner.select(torch.zeros(4000, dtype=torch.long)).project(
+        torch.rand(4000, 4, generator=generator).double()
+    )
+    values = graph(points) @ row.T
+    least, spread = float(values.min()), float(values.max() - values.min())
+    prop = Property(region, (HalfSpaces(row, torch.tensor([0.3 * spread - least]).double()),))
+    found = verify_certified(Subject(graph), prop, Settings(timeout=30, device="cpu"))
+    assert found.certificate is not None, found.result.reason
+    proved = found.certificate
+    accepted = check(proved.content, proved.model, proved.statement, "exact")
+    assert accepted.semantics.startswith("float32") and 0 < accepted.margin <= 0.3 * spread
+
+
+def test_several_boxes_with_splits_of_neurons(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of two boxes needs a search, so that slopes and lemmas are by box; the statement is one file."""
+    monkeypatch.setattr(strategy, "BranchAndBound", lambda: SPLITS["neurons"])
+    case = random_case(12, most=7)
+    region = case.prop.region
+    middle = (region.lower + region.upper) / 2
+    halves = (Region(region.lower, middle), Region(middle, region.upper))
+    props = [claim(case.graph, replace(case.prop, region=half), 1e-2) for half in halves]
+
+    def search(settings: Settings) -> tuple[Result, list[tuple[Property, Proof | None]]]:
+        results = [strategy.verify(Subject(case.graph), prop, settings) for prop in props]
+        return results[-1], [(prop, result.proof) for prop, result in zip(props, results, strict=True)]
+
+    statement = vnnlib(*props).encode()
+    found = certified.with_certificate(Subject(case.graph), statement, search, Settings(timeout=30, device="cpu"))
+    assert found.certificate is not None, found.result.reason
+    accepted = check(found.certificate.content, found.certificate.model, statement, "exact")
+    assert accepted.semantics.startswith("float32") and 0 < accepted.margin <= 1e-2
+    with pytest.raises(Refused):
+        check(found.certificate.content, found.certificate.model, vnnlib(*props[::-1]).encode(), "exact")
+
+
+def test_a_tree_that_takes_too_long_to_check_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = random_case(3, most=7)
+    monkeypatch.setattr(certified, "GRACE", -1.0)
+    found = verify_certified(Subject(case.graph), claim(case.graph, case.prop, 1e-2), Settings(timeout=5, device="cpu"))
+    assert found.result.verdict is Verdict.UNKNOWN and "no time left to check" in found.result.reason
+
+
+def test_merged_networks_are_certified() -> None:
     graph = with_copies(0)
     region = Region(*(exact(torch.full((4,), side).numpy()) for side in (-0.5, 0.5)))
     unsafe = HalfSpaces(torch.tensor([[1.0, -1.0, 0.0]], dtype=torch.float64), torch.zeros(1, dtype=torch.float64))
@@ -72,17 +150,20 @@ def test_merged_networks_are_certified_in_real_arithmetic() -> None:
     least = float(unsafe.margin(graph(points)).min())
     prop = Property(region, (HalfSpaces(unsafe.C, unsafe.d - least + 1.0),))
     found = verify_certified(Subject(graph), prop, Settings(timeout=30, device="cpu"))
-    assert found.certificate is not None and found.certificate.accepted.semantics == "real"
+    assert found.certificate is not None and b'"merge":1' in found.certificate.content
     proved = found.certificate
-    assert check(proved.content, proved.model, proved.statement, "exact").semantics == "real"
+    assert check(proved.content, proved.model, proved.statement, "exact").semantics.startswith("float32")
 
 
-def test_what_leaves_no_proof_is_unknown_and_says_why() -> None:
-    case = random_case(0, most=7)
-    x = torch.full(case.graph.input_shape, 0.5).numpy()
-    prop = Property(ball(x, exact([1e-3])[0], "l2"), claim(case.graph, case.prop, 100.0).unsafe)
-    found = verify_certified(Subject(case.graph), prop, Settings(timeout=5, device="cpu"))
-    assert found.result.verdict is Verdict.UNKNOWN and "l2" in found.result.reason
+def test_what_has_no_certificate_is_unknown_and_says_why() -> None:
+    """The weight 0.1 is no float32 number, and ONNX models hold float32 numbers."""
+    builder = GraphBuilder((2,))
+    builder.add(Linear(torch.tensor([[0.1, 1.0]], dtype=torch.float64), torch.ones(1, dtype=torch.float64)), 0)
+    region = Region(*(exact(torch.full((2,), side).numpy()) for side in (0.0, 0.5)))
+    prop = Property(region, (HalfSpaces(torch.ones(1, 1).double(), torch.zeros(1).double()),))
+    found = verify_certified(Subject(builder.finish()), prop, Settings(timeout=5, device="cpu"))
+    assert found.result.verdict is Verdict.UNKNOWN and found.certificate is None
+    assert "no float32 numbers" in found.result.reason and "--uncertified" in found.result.reason
 
 
 def test_a_model_file_is_its_own_statement() -> None:

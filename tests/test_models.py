@@ -21,8 +21,10 @@ NAMES = {
     "mnist_conv",
     "mnist_conv_pgd",
     "mnist_conv_mtl_ibp",
+    "mnist_conv_mtl_ibp_long",
     "mnist_conv_ibp",
     "mnist_conv_ibp_03",
+    "mnist_conv_mtl_ibp_03",
 }
 
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Protocol
 
-from verifier.certificate.claim import Certificate, certificate
 from verifier.certificate.statement import vnnlib
 from verifier.errors import CertificateError, ModelError, SpecificationError
 from verifier.proof import Proof
 from verifier.spec.property import Property
 from verifier.strategy import Settings, Subject, verify
-from verifier.verdict import Result, Verdict
+from verifier.verdict import Result, StageReport, Verdict
+
+if TYPE_CHECKING:
+    from verifier.certificate.claim import Certificate
 
 ATTEMPTS = 5
+GRACE = 1.0  # of the time limit, what writing and checking may take beyond it
 MORE = 4.0  # how much further than the last shortfall the next search must go
 MOST = 0.5  # of the least margin found: more than that may not be there to be proved
 
@@ -24,6 +27,10 @@ class CertifiableSubject(Subject, Protocol):
     """A subject that is also an ONNX model (see `verifier.load.Model`)."""
 
     def onnx(self) -> bytes: ...
+
+
+Found = tuple[Result, Sequence[tuple[Property, Proof | None]]]
+"""What a search finds, and for every property of the statement its proof, if it leaves one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,75 +53,116 @@ def verify_certified(
     The certificate is about `subject.onnx()` and the property as VNN-LIB text. Raises what `verify` raises.
     """
 
-    def search(settings: Settings) -> tuple[Result, Sequence[tuple[Property, Proof | None]]]:
+    def search(settings: Settings) -> Found:
         result = verify(subject, prop, settings, progress)
         return result, [(prop, result.proof)]
 
     try:
         statement = vnnlib(prop).encode()
     except SpecificationError as error:
-        return _without(verify(subject, prop, settings, progress), str(error))
-    return with_certificate(subject, statement, search, settings or Settings())
+        return Certified(_without(verify(subject, prop, settings, progress), str(error)), None)
+    return with_certificate(subject, statement, search, settings or Settings(), progress)
 
 
 def with_certificate(
     subject: CertifiableSubject,
     statement: bytes,
-    search: Callable[[Settings], tuple[Result, Sequence[tuple[Property, Proof | None]]]],
+    search: Callable[[Settings], Found],
     settings: Settings,
+    progress: Callable[[str], None] | None = None,
 ) -> Certified:
     """Search until the certificate of what was found is accepted: again with more slack where a leaf proves too little.
 
-    search: the result, and for every property of the statement the proof. statement: VNN-LIB 1.0. A certificate may be
-    mended for as long again as the timeout.
+    statement: VNN-LIB 1.0. Where a method leaves no proof behind, branch and bound looks for one. The searches end with
+    the timeout; writing and checking may take `GRACE` times as long beyond it.
     """
-    began, slack, spent = time.monotonic(), 0.0, 0.0
-    settings = replace(settings, proof=True)
+    return _Certification(subject, statement, search, settings, progress).run()
+
+
+@dataclass(eq=False)
+class _Certification:
+    """The loop of `with_certificate`. best: the last answer with a certificate. other: what to say without one."""
+
+    subject: CertifiableSubject
+    statement: bytes
+    search: Callable[[Settings], Found]
+    settings: Settings
+    progress: Callable[[str], None] | None
+    began: float = field(default_factory=time.monotonic)
+    spent: float = 0.0
+    stage: str = ""
+    stages: tuple[StageReport, ...] = ()
     best: Certified | None = None
-    refused: Certified | None = None
-    for attempt in range(ATTEMPTS):
-        elapsed = time.monotonic() - began
-        left = settings.timeout - elapsed
-        if attempt and left < (elapsed if best else 0):
-            break  # what is at hand is worth more than another search
-        result, proved = search(replace(settings, timeout=left, slack=slack))
-        if result.verdict is not Verdict.VERIFIED:
-            return best or refused or Certified(result, None, spent)
-        writing = time.monotonic()
-        found = _written(subject, statement, proved, writing + settings.timeout)
-        spent += time.monotonic() - writing
-        if isinstance(found, Certificate):
-            accepted, short = found.accepted, found.missing
-            best = Certified(replace(result, semantics=accepted.semantics, proved=accepted.margin), found, spent)
-        else:
-            short = None if found.bound is None else -found.bound
-            refused = _without(result, str(found), spent)
-        if short is None or (best and attempt):
-            break
-        slack = min(slack + MORE * max(short, 1e-9 * abs(result.found)), MOST * abs(result.found))
-    answer = best or refused
-    assert answer is not None  # the first search ends in one or the other
-    return answer
+    other: Result | None = None
+
+    def run(self) -> Certified:
+        settings = replace(self.settings, proof=True)
+        for attempt in range(ATTEMPTS):
+            elapsed = time.monotonic() - self.began
+            left = settings.timeout - elapsed if attempt else settings.timeout
+            if attempt and left <= (elapsed if self.best else 0):
+                break  # what is at hand is worth more than another search
+            result, proved = self.search(replace(settings, timeout=left))
+            self.stages += result.stages
+            self.stage = self.stage or result.stage
+            if result.verdict is Verdict.FALSIFIED:
+                return self._answer(result)
+            if result.verdict is Verdict.UNKNOWN:
+                self.other = self.other or result
+                break
+            if settings.method != "auto":
+                settings = replace(settings, method="bab")  # for the next search: it can prove more than was found
+            if any(proof is None for _, proof in proved):
+                self.other = result if result.solver_word else _without(result, "the method leaves no proof behind")
+                continue
+            short = self._write(result, [(prop, proof) for prop, proof in proved if proof is not None])
+            if short is None or (self.best and attempt):
+                break
+            more = min(settings.slack + MORE * max(short, 1e-9 * abs(result.found)), MOST * abs(result.found))
+            settings = replace(settings, slack=more)
+        if self.best is not None:
+            return self.best
+        assert self.other is not None  # the first search ends in one or the other
+        return self._answer(self.other)
+
+    def _answer(self, result: Result, certificate: Certificate | None = None) -> Certified:
+        """The result of everything so far."""
+        seconds = time.monotonic() - self.began
+        result = replace(result, stage=self.stage, stages=self.stages, seconds=seconds)
+        return Certified(result, certificate, self.spent)
+
+    def _write(self, result: Result, proofs: Sequence[tuple[Property, Proof]]) -> float | None:
+        """Write and check; returns how much a leaf lacks, None where that is not what is missing."""
+        from verifier.certificate.claim import certificate  # imports onnx, for a tenth of a second
+
+        began = time.monotonic()
+        if self.progress is not None:
+            self.progress("certificate")
+        deadline = self.began + (1 + GRACE) * self.settings.timeout
+        found: Certificate | CertificateError
+        try:
+            found = certificate(self.subject.onnx(), self.statement, proofs, deadline)
+        except CertificateError as error:
+            found = error
+        except ModelError as error:
+            found = CertificateError(str(error))
+        seconds = time.monotonic() - began
+        self.spent += seconds
+        if isinstance(found, CertificateError):
+            self.stages += (StageReport("certificate", seconds, None, f"refused: {found}"),)
+            self.other = _without(result, str(found))
+            return None if found.bound is None else -found.bound
+        accepted = found.accepted
+        size = f"{accepted.leaves} {'leaf' if accepted.leaves == 1 else 'leaves'}, {len(found.content)} bytes"
+        self.stages += (StageReport("certificate", seconds, accepted.margin, f"{size}, {accepted.semantics}"),)
+        certified = replace(result, certified=True, semantics=accepted.semantics, proved=accepted.margin)
+        self.best = self._answer(replace(certified, solver_word=False), found)
+        return found.missing
 
 
-def _written(
-    subject: CertifiableSubject, statement: bytes, proved: Sequence[tuple[Property, Proof | None]], deadline: float
-) -> Certificate | CertificateError:
-    """The certificate, or why there is none."""
-    proofs = [(prop, proof) for prop, proof in proved if proof is not None]
-    if len(proofs) < len(proved):
-        return CertificateError("the method leaves no proof behind")
-    try:
-        return certificate(subject.onnx(), statement, proofs, deadline)
-    except CertificateError as error:
-        return error
-    except ModelError as error:
-        return CertificateError(str(error))
-
-
-def _without(result: Result, reason: str, seconds: float = 0.0) -> Certified:
+def _without(result: Result, reason: str) -> Result:
     """A result that is not VERIFIED for want of a certificate."""
-    if result.verdict is Verdict.VERIFIED:
-        reason = f"bounds say that it is verified, but no certificate could be written: {reason}"
-        result = replace(result, verdict=Verdict.UNKNOWN, reason=reason)
-    return Certified(result, None, seconds)
+    if result.verdict is not Verdict.VERIFIED:
+        return result
+    reason = f"bounds prove it, but there is no certificate: {reason}; --uncertified accepts bounds alone"
+    return replace(result, verdict=Verdict.UNKNOWN, reason=reason)

@@ -61,6 +61,18 @@ def reweighted(tree: Tree, change: Callable[[Sequence[float]], Sequence[float]])
     return made[0]
 
 
+def pressed(tree: Tree, more: Mapping[Neuron, float]) -> Tree:
+    """The same tree with more added to the multipliers of split neurons in every leaf, per unit of its weights."""
+    made: list[Tree] = []
+    for node, _ in reversed(list(preorder(tree))):
+        if isinstance(node, Split):
+            made.append(replace(node, below=made.pop(), above=made.pop()))
+        else:
+            extra = {n: node.extra.get(n, 0.0) + x * sum(node.weights) for n, x in more.items()}
+            made.append(replace(node, extra={**node.extra, **extra}))
+    return made[0]
+
+
 @dataclass(frozen=True, eq=False)
 class Lemma:
     """A bound of what an activation reads at `of`, lower or `upper`; weights of leaves have no meaning here."""
@@ -76,9 +88,9 @@ class Proof:
 
     lemmas: each rests on those about earlier activations. slots: the lines that leaves may state slopes of: neurons,
     and whether it is the line above (used where the coefficient is negative). refine: whether bounds of activations'
-    inputs are refined by backward passes (default: of all but the first). recompute: by tree (default: for none),
-    whether that is done anew in every part, and what linear bounds prove of a part is cut off; worth it for splits of
-    inputs, and then `extra` does not count. merge: whether ReLUs that read the same but for the sign are one.
+    inputs are refined by backward passes (default: where intervals are not exact). recompute: by tree (default: for
+    none), whether that is done anew in every part, and what linear bounds prove of a part is cut off; worth it for
+    splits of inputs, and then `extra` does not count. merge: whether ReLUs that read the same but for the sign are one.
     """
 
     trees: Sequence[Tree]

@@ -406,12 +406,15 @@ def _proof(question: Question) -> Proof | None:
     records = question.records
     if records is None or question.open_sets:
         return None
+    as_loaded = len(question.by_interval) == len(question.prop.unsafe)  # what the intervals were computed on
+    if as_loaded:
+        records = Records(question.subject.graph)
     for k in range(len(question.prop.unsafe)):
         rows = question.lower[question.sets == k]
         if k not in records.sets and bool(rows.max() > question.allowance):
             weights = torch.nn.functional.one_hot(rows.argmax(), len(rows))
             records.sets[k] = records.unsplit(weights, flat=k in question.by_interval), 0
-    return records.proof(len(question.prop.unsafe), question.merged)
+    return records.proof(len(question.prop.unsafe), question.merged and not as_loaded)
 
 
 def _reason(question: Question, by_solver: bool) -> str:

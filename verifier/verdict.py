@@ -63,8 +63,8 @@ class Result:
     about: the claim in words. stage: the stage that decided. proved: the best proved lower bound of the margin, over
     all unsafe sets (-inf: none). found: the least margin seen at an allowed input (inf: none).
     counterexample: a float32 input of the model's input shape, when FALSIFIED. reason: why, when UNKNOWN.
-    solver_word: the answer rests on a solver's word alone. semantics: the arithmetic that the claim is about. proof:
-    what a certificate can be written from, when VERIFIED and asked for.
+    solver_word: the answer rests on a solver's word alone. certified: a certificate of it was accepted. semantics: the
+    arithmetic that the claim is about. proof: what a certificate can be written from, when VERIFIED and asked for.
     """
 
     verdict: Verdict
@@ -78,13 +78,16 @@ class Result:
     outputs: np.ndarray | None = None
     reason: str = ""
     solver_word: bool = False
+    certified: bool = False
     semantics: str = "real"
     proof: Proof | None = None
 
     @property
     def label(self) -> str:
         """The verdict as printed."""
-        return f"{self.verdict.name} (solver, uncertified)" if self.solver_word else self.verdict.name
+        if self.verdict is not Verdict.VERIFIED or self.certified:
+            return self.verdict.name
+        return f"{self.verdict.name} ({'solver, ' if self.solver_word else ''}uncertified)"
 
 
 def peak_memory() -> int:

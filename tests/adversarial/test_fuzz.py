@@ -71,7 +71,7 @@ def checked_output(content: bytes, x: np.ndarray) -> np.ndarray | None:
     hints = {"refine": [0] * len(network.activations), "slots": np.zeros((3, 0)), "codes": np.zeros((0, 0))}
     point = x.reshape(1, -1).astype(np.float64)
     with np.errstate(all="ignore"):
-        domains = checker.Analysis(network, Rounded(), False, hints).bounds((point, point), {})
+        domains = checker.Analysis(network, Rounded, False, hints).bounds((point, point))
         middle = (network.output.gather(domains.lower) + network.output.gather(domains.upper)) / 2
     return middle.ravel()
 

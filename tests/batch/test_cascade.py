@@ -13,12 +13,17 @@ import pytest
 import torch
 from nets import ACTIVATIONS, Native, conv, mlp, residual
 
-from verifier.batch.cascade import Problem, cascade, lead_rows, search
+from verifier.batch.cascade import cascade
+from verifier.batch.problem import Batch, Problem, lead_rows
 from verifier.batch.records import FALSIFIED, UNKNOWN, VERIFIED, Case, Record, decoded
+from verifier.batch.remainder import search
 from verifier.data import Dataset, load_dataset
+from verifier.graph import GraphBuilder
 from verifier.load import load
+from verifier.ops.affine import Linear
+from verifier.ops.relu import ReLU
 from verifier.spec.property import exact
-from verifier.strategy import Settings, verify
+from verifier.strategy import Question, Settings, verify
 
 ROOT = Path(__file__).parents[2]
 
@@ -153,3 +158,27 @@ def test_convolutions_and_dense_layers_agree_with_brute_force() -> None:
     for case, record in answers(problem, [Case(i, "0.05") for i in range(3)]).items():
         truth = brute_force.worst(graph, problem.property(case)).margin
         assert record.verdict == (VERIFIED if truth > 0 else FALSIFIED)
+
+
+def test_what_rounding_may_do_counts_in_the_network_as_loaded() -> None:
+    """Merging twin neurons cancels their constant of 1e12; the network as loaded computes with it."""
+    builder = GraphBuilder((2,))
+    first = builder.add(Linear(torch.ones(2, 2, dtype=torch.float64), torch.full((2,), 1e12, dtype=torch.float64)), 0)
+    outer = torch.tensor([[1.0, -1.0], [0.0, 0.0]], dtype=torch.float64)
+    builder.add(Linear(outer, torch.tensor([0.01, 0.0], dtype=torch.float64)), builder.add(ReLU(), first))
+    graph = builder.finish()
+    problem = Problem(Native(graph), Dataset("twins", torch.full((1, 2), 0.5), torch.tensor([0]), 2))
+    assert sum(node.size for node in problem.graph.nodes) < sum(node.size for node in problem.loaded.nodes)
+    prop = problem.property(Case(0, "0.1"))
+    alone = Question(problem.subject, prop, Settings(), math.inf, problem.graph, torch.full((1,), -math.inf))
+    allowed = float(Batch(problem, [Case(0, "0.1")]).allowance)
+    assert allowed >= alone.allowance > 1e-5
+
+
+def test_errors_are_those_of_every_input_alone() -> None:
+    model, data = load(ROOT / "models" / "digits_conv.pt"), load_dataset("digits")
+    problem, cases = Problem(model, data), [Case(i, eps) for i in range(4) for eps in ("0.01", "0.2")]
+    together = Batch(problem, cases).allowance
+    alone = torch.cat([Batch(problem, [case]).allowance for case in cases])
+    assert together.shape == (8, 1) and torch.allclose(together, alone, rtol=1e-9, atol=0)
+    assert bool((together[::2] < together[1::2]).all())

@@ -13,9 +13,11 @@ import numpy as np
 import torch
 from nets import Case, random_case
 
-from verifier.certificate.checker import Analysis, Domains, Exact, Rounded
-from verifier.certificate.reading import Case as Statement
-from verifier.certificate.reading import Network, read_property
+from verifier.certificate.analysis import Analysis, Domains
+from verifier.certificate.arithmetic import Exact, Rounded
+from verifier.certificate.properties import Case as Statement
+from verifier.certificate.properties import read_property
+from verifier.certificate.reading import Network
 from verifier.certificate.statement import vnnlib
 from verifier.graph import Graph
 from verifier.load.export import export_onnx
@@ -55,24 +57,25 @@ class Files:
         return read_property(self.text.decode(), network.nodes[1].size, network.output.size)
 
     def analysis(
-        self, arithmetic: type[Exact | Rounded] = Exact, single: bool = False, refine: bool = True
+        self, arithmetic: type[Exact | Rounded] = Exact, single: bool = False, refine: bool = True, ball: bool = True
     ) -> Analysis:
+        """ball: whether the inputs' ball counts, if there is one, and not the box alone."""
         network = self.network
         hints = {**NO_HINTS, "refine": [int(refine)] * len(network.activations)}
-        return Analysis(network, arithmetic(), single, hints)
+        return Analysis(network, arithmetic, single, hints, self.statements[0].region.ball if ball else None)
 
 
 def bounds(analysis: Analysis, statement: Statement) -> Domains:
     with np.errstate(all="ignore"):
-        return analysis.bounds(statement.box, {})
+        return analysis.bounds(statement.region.box)
 
 
 def row_bounds(analysis: Analysis, statement: Statement) -> list[Fraction]:
     """Lower bounds of every row of an unsafe set over the whole box, without splits."""
     rows = statement.rows.astype(np.float64)
     with np.errstate(all="ignore"):
-        d, every = bounds(analysis, statement), np.zeros(len(rows), dtype=int)
-        found = analysis.pull(analysis.network.output, rows, every, d, every, {})
+        d = bounds(analysis, statement)
+        found = analysis.least(analysis.network.output, rows[None], d, np.arange(1))
     return [a + b for a, b in zip(analysis.arithmetic.fractions(found), statement.constants, strict=True)]
 
 

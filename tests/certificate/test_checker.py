@@ -29,7 +29,9 @@ from test_simplify import with_copies
 
 from verifier.attack.exact import exact_output
 from verifier.certificate import checker
-from verifier.certificate.checker import Analysis, Exact, Refused, Rounded
+from verifier.certificate.analysis import Analysis
+from verifier.certificate.arithmetic import Exact, Rounded
+from verifier.certificate.checker import Refused
 from verifier.certificate.reading import Network
 from verifier.certificate.writer import write
 from verifier.graph import GraphBuilder
@@ -185,7 +187,7 @@ def test_runs_alone(tmp_path: Path) -> None:
     """Copied to an empty folder, without this package."""
     files = shifted(random_files(3), 1e-6)
     folder = Path(checker.__file__).parent
-    for name in ("checker.py", "trees.py", "arithmetic.py", "reading.py"):
+    for name in ("checker.py", "analysis.py", "balls.py", "trees.py", "arithmetic.py", "properties.py", "reading.py"):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
     (tmp_path / "c.cert").write_bytes(write(files.model, files.text, flat_proof(files)))
     (tmp_path / "m.onnx").write_bytes(files.model)
@@ -207,7 +209,7 @@ runpy.run_path("checker.py", run_name="__main__")
 
 
 def test_mirrored_neurons_are_one() -> None:
-    """x - relu(x) + relu(-x) = 0: relaxed one by one, the two cost precision; merged, nothing, in real arithmetic."""
+    """x - relu(x) + relu(-x) = 0: relaxed one by one, the two cost precision; merged, nothing but rounding."""
     builder = GraphBuilder((1,))
     layer = Linear(torch.tensor([[1.0], [-1.0], [1.0]]), torch.tensor([0.0, 0.0, 5.0]))
     hidden = builder.add(ReLU(), builder.add(layer, 0))
@@ -221,8 +223,8 @@ def test_mirrored_neurons_are_one() -> None:
                 checker.check(certificate, files.model, files.text)
             continue
         assert checker.check(certificate, files.model, files.text).margin == 0.25
-    with pytest.raises(Refused, match="float32 claim"):
-        checker.check(write(files.model, files.text, Proof([Leaf()], merge=True)), files.model, files.text)
+    single = checker.check(write(files.model, files.text, Proof([Leaf()], merge=True)), files.model, files.text)
+    assert 0.2499 < single.margin < 0.25  # in float32 both err, each by itself
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -233,14 +235,13 @@ def test_merging_keeps_the_function(seed: int) -> None:
     unit = HalfSpaces(torch.eye(3, dtype=torch.float64), torch.zeros(3).double())
     files = Files.of(graph, Property(Region(exact(x), exact(x)), (unit,)))
     network = Network(files.model, merge=True)
-    assert network.merged and [network.nodes[j].size for j in network.activations] == [5, 5]
+    assert [network.nodes[j].size for j in network.activations] == [5, 5]
     y = exact_output(graph, exact(x))
     for arithmetic in ARITHMETICS:
         hints = {**NO_HINTS, "refine": [1, 1]}
-        analysis = Analysis(network, arithmetic(), False, hints)
-        d = analysis.bounds(files.statements[0].box, {})
-        every = np.arange(3) * 0
-        found = analysis.arithmetic.fractions(analysis.pull(network.output, np.eye(3), every, d, every, {}))
+        analysis = Analysis(network, arithmetic, False, hints)
+        d = analysis.bounds(files.statements[0].region.box)
+        found = analysis.arithmetic.fractions(analysis.least(network.output, np.eye(3)[None], d, np.arange(1)))
         assert all(0 <= value - bound < Fraction(1, 10**9) for bound, value in zip(found, y, strict=True))
 
 

@@ -6,18 +6,22 @@ import hashlib
 import json
 import zlib
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import pytest
-from certified import Files, flat_proof, input_tree, leaf, neuron_tree, random_files, shifted
+from certified import Files, flat_proof, input_tree, leaf, neuron_tree, random_files, row_bounds, shifted
+from test_ball_regions import ball_files
 
 from verifier.certificate import checker
 from verifier.certificate.checker import Refused
 from verifier.certificate.format import pack
-from verifier.certificate.trees import MAGIC, unpack
+from verifier.certificate.statement import vnnlib
+from verifier.certificate.trees import MAGIC, TYPES, leaves, unpack
 from verifier.certificate.writer import write
 from verifier.proof import Leaf, Split
+from verifier.spec.property import HalfSpaces, Property
 
 Arrays = dict[str, np.ndarray]
 MUTATIONS = 2000
@@ -143,6 +147,55 @@ def test_boxes_that_are_nan_prove_nothing(false: Files, monkeypatch: pytest.Monk
     refused(false, certificate)
 
 
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf, 3e38, -3e38])
+def test_multipliers_that_are_no_use_prove_nothing(files: Files, false: Files, number: float) -> None:
+    """Of split neurons; whatever they are, a false claim stays unproved."""
+    header, arrays = parts(
+        write(files.model, files.text, flat_proof(files, lambda s: neuron_tree(files.analysis(), s)))
+    )
+    for k in range(len(files.statements)):
+        arrays[f"extra.{k}"] = np.full(sum(len(one.path) for one in leaves(arrays, str(k))), number)
+    assert len(arrays["extra.0"])
+    listed = [[n, list(np.shape(a))] for n, a in arrays.items()]
+    text = json.dumps({**rehashed(header, false), "arrays": listed}).encode()
+    data = b"".join(np.asarray(a).astype(TYPES[n.split(".")[0]]).tobytes() for n, a in arrays.items())
+    refused(false, MAGIC + len(text).to_bytes(4, "little") + text + zlib.compress(data))
+
+
+@pytest.mark.parametrize("norm", [1, 2])
+def test_what_holds_in_a_ball_is_not_proved_for_its_box(norm: int) -> None:
+    """The certificate of a claim about a ball, its hash forged to that of the text without the ball."""
+    files = ball_files(1, norm)
+    low, box = (
+        [row_bounds(files.analysis(single=True, ball=ball), s)[0] for s in files.statements] for ball in (True, False)
+    )
+    assert all(a > b + Fraction(1, 1000) for a, b in zip(low, box, strict=True))
+    sets = tuple(HalfSpaces(s.C, s.d - float(bound) + 1e-6) for s, bound in zip(files.prop.unsafe, low, strict=True))
+    prop = Property(files.prop.region, sets)
+    claim = Files(files.graph, prop, files.model, vnnlib(prop).encode())
+    header, arrays = parts(write(claim.model, claim.text, flat_proof(claim)))
+    assert checker.check(pack(header, arrays), claim.model, claim.text)
+    kept = [line for line in claim.text.decode().splitlines() if "(- X_0 " not in line]
+    assert len(kept) == len(claim.text.decode().splitlines()) - 1
+    forged = Files(claim.graph, prop, claim.model, "\n".join(kept).encode())
+    refused(forged, pack(rehashed(header, forged), arrays), "is not proved")
+
+
+@pytest.mark.parametrize("norm", [1, 2])
+def test_shares_of_a_ball_that_are_nan_prove_nothing(norm: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounded, not even what is true; exact multipliers are finite, whatever they are made of."""
+    files = ball_files(1, norm)
+    claims = []
+    for lift in (1000.0, -1000.0):
+        prop = Property(files.prop.region, tuple(HalfSpaces(s.C, s.d + lift) for s in files.prop.unsafe))
+        claims.append(Files(files.graph, prop, files.model, vnnlib(prop).encode()))
+    certificates = [write(claim.model, claim.text, flat_proof(claim)) for claim in claims]
+    assert checker.check(certificates[0], claims[0].model, claims[0].text)
+    monkeypatch.setattr("verifier.certificate.arithmetic.share", lambda v, *_: np.full_like(v, np.nan))
+    refused(claims[1], certificates[1])
+    refused_once(claims[0], certificates[0])
+
+
 def test_a_leaf_without_weights_is_refused(files: Files) -> None:
     header, arrays = parts(write(files.model, files.text, flat_proof(files)))
     refused(files, pack(header, {**arrays, "weights.0": np.zeros_like(arrays["weights.0"])}), "is not proved")
@@ -151,7 +204,7 @@ def test_a_leaf_without_weights_is_refused(files: Files) -> None:
 def test_a_sign_flipped_is_refused(files: Files) -> None:
     """A multiplier that closes a leaf, negated: the bound falls below zero."""
     analysis, statement = files.analysis(single=True), files.statements[0]
-    d = analysis.bounds(statement.box, {})
+    d = analysis.bounds(statement.region.box)
     j = analysis.network.activations[0]
     neuron = (0, int(np.nonzero((d.z[j][0] < 0) & (d.z[j][1] > 0))[1][0]))
     for extra in (1.0, -1.0):

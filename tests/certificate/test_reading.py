@@ -11,8 +11,10 @@ import pytest
 from certified import NO_HINTS, Files, random_files
 from onnx import TensorProto, helper, numpy_helper
 
-from verifier.certificate.checker import Analysis, Exact, Rounded
-from verifier.certificate.reading import Case, Network, Refused, read_property
+from verifier.certificate.analysis import Analysis
+from verifier.certificate.arithmetic import Exact, Rounded
+from verifier.certificate.properties import Case, read_property
+from verifier.certificate.reading import Network, Refused
 from verifier.certificate.statement import vnnlib
 from verifier.spec.property import exact
 from verifier.spec.vnnlib import parse
@@ -119,11 +121,11 @@ def test_operators_agree_with_onnxruntime(name: str) -> None:
         x = np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
         y = session.run(None, {"x": x})[0].astype(np.float64).ravel()
         point = x.reshape(1, -1).astype(np.float64)
-        for arithmetic in (Exact(), Rounded()):
+        for arithmetic in (Exact, Rounded):
             for single in (False, True):
                 hints = {**NO_HINTS, "refine": [0] * len(network.activations)}
                 with np.errstate(all="ignore"):
-                    d = Analysis(network, arithmetic, single, hints).bounds((point, point), {})
+                    d = Analysis(network, arithmetic, single, hints).bounds((point, point))
                 low, high = (network.output.gather(side)[0] for side in (d.lower, d.upper))
                 assert low.shape == y.shape
                 if single and name not in ("Sigmoid", "Tanh"):
@@ -212,7 +214,7 @@ def test_fractions_without_decimals_are_written_exactly() -> None:
     other = Files.of(files.graph, type(files.prop)(region, files.prop.unsafe))
     case = other.statements[0]
     assert case.lower == region.lower.flatten().tolist()
-    low, high = case.box
+    low, high = case.region.box
     assert all(Fraction(f) <= x for f, x in zip(low[0].tolist(), case.lower, strict=True))
     assert all(Fraction(f) >= x for f, x in zip(high[0].tolist(), case.upper, strict=True))
 

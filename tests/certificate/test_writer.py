@@ -12,15 +12,13 @@ from certified import Files, bounds, flat_proof, leaf, neuron_tree, random_files
 
 from verifier.certificate import checker
 from verifier.certificate.format import pack
-from verifier.certificate.reading import Case as Statement
+from verifier.certificate.properties import Case as Statement
 from verifier.certificate.writer import quantised, write
-from verifier.errors import SpecificationError
 from verifier.graph import GraphBuilder
 from verifier.ops.affine import Linear
 from verifier.ops.relu import ReLU
 from verifier.proof import Leaf, Lemma, Proof, Split, Tree
 from verifier.spec.property import HalfSpaces, Property, Region, exact
-from verifier.spec.robustness import ball
 
 
 def margin(files: Files, certificate: bytes) -> float:
@@ -117,13 +115,6 @@ def test_what_does_not_fit_is_not_written() -> None:
         write(files.model, files.text, Proof([Leaf([1.0] * 7)] * count))
     with pytest.raises(ValueError, match="cannot"):
         pack({}, {"kind.0": np.array([-1])})
-
-
-def test_a_ball_has_no_vnnlib_text() -> None:
-    files = random_files(0)
-    region = ball(np.full(files.prop.region.lower.shape, 0.5), exact(np.array([0.5]))[0], "l2")
-    with pytest.raises(SpecificationError, match="ball"):
-        Files.of(files.graph, Property(region, files.prop.unsafe))
 
 
 def test_bounds_of_refined_inputs_lie_within_intervals() -> None:

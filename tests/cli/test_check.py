@@ -29,6 +29,17 @@ def test_what_is_verified_is_accepted(run: Run, folder: Path) -> None:
     assert code == 0 and record["accepted"] and record["margin"] > 0
 
 
+def test_a_certificate_is_the_default(run: Run, folder: Path) -> None:
+    for extra, label, how in (((), "VERIFIED: ", "with"), (("--uncertified",), "VERIFIED (uncertified): ", "without")):
+        code, out, err = run("verify", *BALL, "0.2", "-q", *extra)
+        assert (code, err) == (0, "") and out.startswith(label) and f"arithmetic, {how} a certificate" in out
+        record = json.loads(run("verify", *BALL, "0.2", "--json", *extra)[1])
+        assert record["certified"] == (not extra) and record["certificate"] is None
+    assert [file.name for file in folder.glob("*.cert")] == []
+    code, out, err = run("verify", *BALL, "0.2", "--uncertified", "--certificate", "proof.cert")
+    assert code == 2 and "not allowed with argument" in err
+
+
 def test_what_is_not_verified_leaves_no_certificate(run: Run, folder: Path) -> None:
     code, out, _ = run("verify", *BALL, "0.3", "--certificate", "proof.cert")
     assert code == 1 and out.startswith("FALSIFIED") and not Path("proof.cert").exists()

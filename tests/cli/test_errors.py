@@ -149,7 +149,7 @@ def test_an_interrupt_is_one_line(run: Run, bad: Path, monkeypatch: pytest.Monke
     def interrupted(*args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("verifier.strategy.verify", interrupted)
+    monkeypatch.setattr("verifier.certified.verify", interrupted)
     assert run("verify", *KNOWN, *EPS) == (130, "", "verifier: interrupted\n")
 
 

@@ -23,7 +23,7 @@ KNOWN = ("verify", "known.onnx", "--dataset", "data.npz")
 def test_the_verdict_changes_at_the_exact_radius(run: Run, folder: Path, norm: str, exact: float) -> None:
     code, out, err = run(*KNOWN, "--norm", norm, "--eps", exact * 0.99)
     assert (code, err) == (0, "")
-    assert out.startswith("VERIFIED: for every input within " + norm)
+    assert out.startswith("VERIFIED: for every input within " + norm) and "with a certificate" in out
     code, out, err = run(*KNOWN, "--norm", norm, "--eps", exact * 1.05)
     assert (code, err) == (1, "")
     assert out.startswith("FALSIFIED: an input within " + norm)
@@ -125,16 +125,16 @@ def test_a_solvers_word_is_never_called_a_proof(run: Run, folder: Path, monkeypa
     stages = (StageReport("milp", 0.1, -4.0, ""),)
     answer = Result(Verdict.VERIFIED, "the prediction stays 0", "milp", 0.1, 0.25, 1.0, stages, solver_word=True)
     monkeypatch.setattr("verifier.strategy.verify", lambda *args: answer)
-    _, out, _ = run(*KNOWN, "--eps", "0.1", "--method", "milp", "--solver", "scipy", "-q")
+    _, out, _ = run(*KNOWN, "--eps", "0.1", "--method", "milp", "--solver", "scipy", "-q", "--uncertified")
     assert out.startswith("VERIFIED (solver, uncertified): ")
     assert "scipy claims a margin of at least 0.25" in out
-    record = json.loads(run(*KNOWN, "--eps", "0.1", "--json")[1])
+    record = json.loads(run(*KNOWN, "--eps", "0.1", "--json", "--uncertified")[1])
     assert (record["margin_proved"], record["margin_claimed"], record["solver_word"]) == (None, 0.25, True)
 
 
 def test_an_open_question_tells_why_and_what_is_known(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answer = Result(Verdict.UNKNOWN, "the prediction stays 0", "crown", 0.1, -np.inf, 0.5, (), reason="time is up")
-    monkeypatch.setattr("verifier.strategy.verify", lambda *args: answer)
+    monkeypatch.setattr("verifier.certified.verify", lambda *args: answer)
     code, out, _ = run(*KNOWN, "--eps", "0.1", "-q")
     assert code == 3
     assert out.startswith("UNKNOWN: ") and "time is up; the margin is at least -inf and at most 0.5" in out

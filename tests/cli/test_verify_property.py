@@ -36,7 +36,7 @@ def test_a_property_that_holds(ask: Run) -> None:
     code, out, err = ask(SAFE)
     assert (code, err) == (0, "")
     assert out.startswith("VERIFIED: no input that p.vnnlib allows has a forbidden output; the margin is at least 0.")
-    assert float(re.search(r"at least ([0-9.]+) in real", out)[1]) <= 0.5  # type: ignore[index]
+    assert float(re.search(r"at least ([0-9.]+) in float32 ", out)[1]) <= 0.5  # type: ignore[index]
 
 
 def test_a_property_that_is_broken(ask: Run, folder: Path) -> None:

@@ -57,6 +57,19 @@ def test_it_trains_certifies_and_tells_the_truth(tmp_path, capsys):
     assert by_method["complete"].undecided == 0 and by_method["complete"].timeout == 10
 
 
+def test_on_a_terminal_epochs_are_told_over_a_bar(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    code, _, err = run(capsys, *QUICK, "--out", tmp_path, "--limit", 1)
+    assert code == 0
+    lines = [line[line.index("epoch ") :] for line in err.splitlines() if "epoch " in line]
+    assert [line.split()[1] for line in lines] == [f"{i}/6" for i in range(1, 7)]
+    assert all(line.rstrip().endswith("images/s") for line in lines)  # not wrapped
+    assert "━" in err and "100%" in err
+    code, _, err = run(capsys, *QUICK, "--out", tmp_path / "quiet", "--limit", 1, "--quiet")
+    assert code == 0 and err == ""
+
+
 def test_interrupted_and_resumed_it_gives_the_same_weights(tmp_path, capsys, monkeypatch):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert run(capsys, *QUICK, "--out", whole, "--limit", 1, "--quiet")[0] == 0

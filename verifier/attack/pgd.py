@@ -73,7 +73,7 @@ class Pgd:
             if step == self.steps or bool((best.margin.view(-1, n) <= 0).any(0).all()):
                 break
             size = self.step_size * (1 - step / self.steps)
-            x = _project(folded, x - _step(folded, x, gradient, size))
+            x = project(folded, x - _step(folded, x, gradient, size))
         margins, winner = best.margin.view(-1, n).min(0)
         return AttackResult(best.point[winner * n + torch.arange(n, device=winner.device)], margins)
 
@@ -82,7 +82,7 @@ class Pgd:
             return _centre(region)
         # Drawn on the CPU, so that a seed means the same points on every device.
         generator = torch.Generator().manual_seed(self.seed)
-        return _project(region, _random_point(region, generator))
+        return project(region, random_point(region, generator))
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def _centre(region: Box) -> Tensor:
     return region.origin if isinstance(region, Ball) else region.project(region.center)
 
 
-def _random_point(region: Box, generator: torch.Generator) -> Tensor:
+def random_point(region: Box, generator: torch.Generator) -> Tensor:
     """Uniform in a box; uniform in a ball before its intersection with the box."""
     shape, dtype = region.lower.shape, region.lower.dtype
     uniform = torch.rand(shape, generator=generator, dtype=dtype).to(region.lower.device)
@@ -147,7 +147,7 @@ def _step(region: Box, x: Tensor, gradient: Tensor, size: float) -> Tensor:
     return step.view_as(x)
 
 
-def _project(region: Box, x: Tensor) -> Tensor:
+def project(region: Box, x: Tensor) -> Tensor:
     """A point of the region near x, inside it exactly: a replay compares with zero tolerance."""
     x = region.project(x)
     if not isinstance(region, Ball):

@@ -7,12 +7,13 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from verifier.batch.cascade import Problem
 from verifier.batch.journal import save
+from verifier.batch.problem import Problem
 from verifier.batch.records import FALSIFIED, UNKNOWN, VERIFIED, Case, Record, encoded
+from verifier.batch.remainder import HUNT, search
 from verifier.certificate.claim import Certificate, certificate
 from verifier.certificate.statement import vnnlib
-from verifier.certified import verify_certified
+from verifier.certified import GRACE, verify_certified
 from verifier.errors import CertificateError, ModelError, SpecificationError
 from verifier.load import Model
 from verifier.proof import Leaf, Proof
@@ -44,9 +45,16 @@ class Evidence:
         return self._spent(self._with(record, found), began)
 
     def of_search(self, case: Case, settings: Settings) -> Record:
-        """The record of one case by a search that leaves a certificate."""
+        """The record of one case by a search that leaves a certificate. What is broken before needs none."""
+        hunted = search(self.problem, case, settings, HUNT)
+        left = settings.timeout - hunted.seconds
+        if hunted.verdict == FALSIFIED or left <= 0:
+            return hunted if hunted.verdict == FALSIFIED else replace(hunted, verdict=UNKNOWN)
+        settings = replace(settings, timeout=left / (1 + GRACE))
         certified = verify_certified(self.model, self.problem.property(case), settings)
-        result = certified.result
+        result, stages = certified.result, dict(hunted.stages)
+        for stage in result.stages:
+            stages[stage.name] = stages.get(stage.name, 0.0) + stage.seconds
         point = result.counterexample
         record = Record(
             index=case.index,
@@ -55,11 +63,11 @@ class Evidence:
             prediction=-1,
             verdict=result.verdict.name,
             stage=result.stage,
-            seconds=sum(stage.seconds for stage in result.stages) + certified.seconds,
+            seconds=sum(stages.values()),
             proved=result.proved if math.isfinite(result.proved) else None,
             found=result.found if math.isfinite(result.found) else None,
             reason=result.reason,
-            stages={stage.name: stage.seconds for stage in result.stages} | {"certificate": certified.seconds},
+            stages=stages,
             point=encoded(point) if result.verdict.name == FALSIFIED and point is not None else None,
         )
         return record if certified.certificate is None else self._with(record, certified.certificate)

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from verifier.errors import InputError
 
 if TYPE_CHECKING:
-    from verifier.batch.cascade import Problem
     from verifier.batch.certify import Answer, Task
     from verifier.batch.evidence import Evidence
+    from verifier.batch.problem import Problem
     from verifier.batch.records import Record, Run
     from verifier.data import Dataset
     from verifier.load import Model
@@ -51,7 +51,7 @@ class Workplace:
         with startup():
             import torch
 
-            from verifier.batch.cascade import Problem
+            from verifier.batch.problem import Problem
             from verifier.data import load_dataset
             from verifier.load import load
             from verifier.strategy import Settings
@@ -80,9 +80,10 @@ class Answering:
     evidence: Evidence | None = None
 
     def __call__(self, task: Task) -> Iterator[list[Record]]:
-        from verifier.batch.cascade import cascade, search
+        from verifier.batch.cascade import cascade
         from verifier.batch.certify import Pass
         from verifier.batch.records import VERIFIED
+        from verifier.batch.remainder import search
 
         settings, evidence = replace(self.settings, timeout=task.seconds), self.evidence
         if task.kind is Pass.BOUNDS:
@@ -93,8 +94,7 @@ class Answering:
             return ([evidence.of_bound(record) if record.verdict == VERIFIED else record] for record in each)
         if evidence is not None:
             return ([evidence.of_search(case, settings)] for case in task.cases)
-        thorough = task.kind is Pass.LONG
-        return ([search(self.problem, case, settings, thorough)] for case in task.cases)
+        return ([search(self.problem, case, settings)] for case in task.cases)
 
 
 def digest(data: Dataset) -> str:

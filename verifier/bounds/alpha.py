@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from verifier.bounds.backward import concretise, pull_back
-from verifier.bounds.crown import DEFAULT_MEMORY, Crown, refiner, unsqueezed
+from verifier.bounds.crown import DEFAULT_MEMORY, Crown, from_both_signs, refiner, unsqueezed
 from verifier.bounds.interval import output_form, propagate
 from verifier.graph import Graph
 from verifier.ops.base import Activation, Relaxation
@@ -98,7 +98,7 @@ class Alpha:
         def relax(start: int, nodes: Mapping[int, Interval]) -> dict[int, Relaxation]:
             return _relaxations(graph, start, nodes, slopes)
 
-        return propagate(graph, box, refiner(graph, box, relax, self.memory))[1]
+        return propagate(graph, box, refiner(graph, box, from_both_signs(graph, box, relax), self.memory))[1]
 
 
 class Ascent:

@@ -83,7 +83,9 @@ def _through_activation(A: Coefficients, lines: Relaxation) -> tuple[Coefficient
     if isinstance(A, Patches) and lines.lower_slope.shape[1] == 1 and lines.upper_slope.shape[1] == 1:
         return _through_windows(A, lines)
     A = dense(A)
-    slope = torch.where(A >= 0, lines.lower_slope, lines.upper_slope)
+    slope = lines.lower_slope
+    if lines.upper_slope is not slope:
+        slope = torch.where(A >= 0, slope, lines.upper_slope)
     gained = A.new_zeros(A.shape[:2])
     for side, offset in ((A.clamp(min=0), lines.lower_offset), (A.clamp(max=0), lines.upper_offset)):
         if offset is not None:
@@ -94,7 +96,9 @@ def _through_activation(A: Coefficients, lines: Relaxation) -> tuple[Coefficient
 
 def _through_windows(A: Patches, lines: Relaxation) -> tuple[Patches, Tensor]:
     """The same on windows, with lines that all rows share."""
-    slope = torch.where(A.values >= 0, A.windows(lines.lower_slope[:, 0]), A.windows(lines.upper_slope[:, 0]))
+    slope = A.windows(lines.lower_slope[:, 0])
+    if lines.upper_slope is not lines.lower_slope:
+        slope = torch.where(A.values >= 0, slope, A.windows(lines.upper_slope[:, 0]))
     gained = A.values.new_zeros(A.values.shape[0], A.values.shape[1] * A.values.shape[2])
     if lines.lower_offset is not None:
         gained = gained + A.over(A.values.clamp(min=0)).dot(lines.lower_offset[:, 0])

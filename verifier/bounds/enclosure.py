@@ -41,7 +41,12 @@ def enclose(graph: Graph, box: Box, C: Tensor, d: Tensor) -> Interval:
 
 
 def forward_error(graph: Graph, box: Box, C: Tensor, d: Tensor) -> float:
-    """The most that rounding may change in a float64 evaluation of `C . output + d` anywhere in a box."""
+    """The most that rounding may change in a float64 evaluation of `C . output + d` anywhere in any of the boxes."""
+    return float(forward_errors(graph, box, C, d).max())
+
+
+def forward_errors(graph: Graph, box: Box, C: Tensor, d: Tensor) -> Tensor:
+    """The same for every box and every row of C (rows, outputs) and d (rows,): (batch, rows)."""
     values, _ = propagate(graph, box)
     errors = [torch.zeros_like(box.lower)]
     for node in graph.nodes[1:]:
@@ -54,7 +59,7 @@ def forward_error(graph: Graph, box: Box, C: Tensor, d: Tensor) -> float:
             steepest = max(map(abs, node.op.slopes)) if isinstance(node.op, PiecewiseLinear) else 1.0
             errors.append(steepest * read[0] + 8 * UNIT * _size(values[len(errors)]))
     last = errors[-1].flatten(1) + _gamma(C.shape[1] + 2) * _size(values[-1]).flatten(1)
-    return float((last @ C.abs().T + UNIT * d.abs()).max())
+    return last @ C.abs().T + UNIT * d.abs()
 
 
 def _size(z: Interval) -> Tensor:

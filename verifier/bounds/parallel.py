@@ -11,36 +11,32 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from verifier.bounds.backward import Form, concretise, minimum, pull_back, start_rows
-from verifier.bounds.crown import DEFAULT_MEMORY, fixed_slopes, tightened, unsqueezed, unstable_rows
-from verifier.bounds.interval import Refine, is_exact, margins, output_form, propagate, read_by_activations
+from verifier.bounds.backward import Form, minimum, pull_back, start_rows
+from verifier.bounds.crown import Crown, Relax, RowBounds, unsqueezed
+from verifier.bounds.interval import read_by_activations
 from verifier.graph import Graph
 from verifier.ops.base import PiecewiseLinear, Relaxation
 from verifier.ops.patches import Coefficients, Patches, dot, negated
-from verifier.types import Ball, Bounds, Box, Interval
+from verifier.types import Ball, Box, Interval
 
 
 @dataclass(frozen=True)
-class Parallel:
-    """Bounds of every unstable neuron by parallel lines, then of C . output by CROWN's; never below the intervals.
+class Parallel(Crown):
+    """CROWN whose hidden neurons are bounded by parallel lines; those of `slopes` bound the output.
 
-    memory: bytes that the coefficients of one call may take; rows are computed in chunks.
+    Every activation must be piecewise linear: see `fits`.
     """
 
-    memory: int = DEFAULT_MEMORY
+    def _bound_rows(self, graph: Graph, box: Box, relax: Relax) -> RowBounds:
+        lines: dict[int, Relaxation] = {}
 
-    def __call__(self, graph: Graph, box: Box, C: Tensor) -> Bounds:
-        """Bounds of C . output, C (batch or 1, spec, outputs), over the input set `box`.
+        def bound_rows(node: int, rows: Tensor, nodes: Mapping[int, Interval]) -> tuple[Tensor, Tensor]:
+            for place, other in enumerate(graph.nodes[:node]):
+                if isinstance(other.op, PiecewiseLinear) and place not in lines:
+                    lines[place] = parallel_lines(other.op, unsqueezed(nodes[other.inputs[0]]))
+            return both_sides(graph, box, node, rows, lines)
 
-        Every activation must be piecewise linear: see `fits`.
-        """
-        values, nodes = propagate(graph, box, refiner(graph, box, self.memory))
-        signed = torch.cat((C, -C), 1)
-        A = output_form(graph, signed, box.batch)
-        lines = fixed_slopes(graph, "adaptive")(graph.output + 1, nodes)
-        form, constant = pull_back(graph, {graph.output: A}, A.new_zeros(A.shape[:2]), lines)
-        both = torch.maximum(concretise(form, constant, box, {}), margins(graph, box, signed, values))
-        return Bounds(both[:, : C.shape[1]], -both[:, C.shape[1] :], nodes)
+        return bound_rows
 
 
 def fits(graph: Graph) -> bool:
@@ -62,29 +58,6 @@ def parallel_lines(op: PiecewiseLinear, z: Interval) -> Relaxation:
     return Relaxation(slope, slope, low, high)
 
 
-def refiner(graph: Graph, box: Box, memory: int) -> Refine:
-    """A `refine` for `propagate` that intersects intervals with bounds by parallel lines of the unstable neurons."""
-    exact, readers = is_exact(graph, box), read_by_activations(graph)
-    lines: dict[int, Relaxation] = {}
-
-    def refine(node: int, z: Interval, nodes: dict[int, Interval]) -> Interval:
-        if exact[node]:
-            return z
-        index, counts = unstable_rows(z, readers[node])
-        if not index.shape[1]:
-            return z
-        for place, other in enumerate(graph.nodes[:node]):
-            if isinstance(other.op, PiecewiseLinear) and place not in lines:
-                lines[place] = parallel_lines(other.op, unsqueezed(nodes[other.inputs[0]]))
-        widest = max(n.size for n in graph.nodes[: node + 1])
-        chunk = max(1, memory // (4 * z.lower.element_size() * widest * box.batch))
-        parts = [both_sides(graph, box, node, rows, lines) for rows in index.split(chunk, 1)]
-        lower, upper = (torch.cat(side, 1) for side in zip(*parts, strict=True))
-        return tightened(z, index, counts, lower, upper)
-
-    return refine
-
-
 def both_sides(
     graph: Graph, box: Box, node: int, rows: Tensor, lines: Mapping[int, Relaxation]
 ) -> tuple[Tensor, Tensor]:
@@ -94,19 +67,24 @@ def both_sides(
     extent of the input set add up to.
     """
     outputs: Form = {}
-    form, constant = pull_back(graph, *start_rows(graph, node, rows, box.lower.dtype), lines, outputs=outputs)
-    lower, gaps = constant, torch.zeros_like(constant)
+    slopes = {place: Relaxation(line.lower_slope, line.lower_slope, None, None) for place, line in lines.items()}
+    form, middle = pull_back(graph, *start_rows(graph, node, rows, box.lower.dtype), slopes, outputs=outputs)
+    spread = torch.zeros_like(middle)
     for place, A in outputs.items():
         low, high = lines[place].lower_offset, lines[place].upper_offset
         assert low is not None and high is not None
-        gaps = gaps + dot(_magnitude(A), (high - low)[:, 0])
-    upper = constant + gaps
+        middle = middle + dot(A, (low + high)[:, 0] / 2)
+        spread = spread + dot(_magnitude(A), (high - low)[:, 0] / 2)
+    lower, upper = middle - spread, middle + spread
     for A in form.values():  # the input's alone: every activation has lines
-        least = minimum(box, A)
-        most = -minimum(box, negated(A)) if isinstance(box, Ball) else least + 2 * dot(_magnitude(A), box.radius)
-        lower, upper = lower + least, upper + most
+        if isinstance(box, Ball):
+            lower, upper = lower + minimum(box, A), upper - minimum(box, negated(A))
+        else:
+            middle, spread = dot(A, box.center), dot(_magnitude(A), box.radius)
+            lower, upper = lower + (middle - spread), upper + (middle + spread)
     return lower, upper
 
 
 def _magnitude(A: Coefficients) -> Coefficients:
-    return A.over(A.masked().values.abs()) if isinstance(A, Patches) else A.abs()
+    """|A|; over the border of a map it stays what it is there: `dot` reads nothing there."""
+    return A.over(A.values.abs(), A.clean) if isinstance(A, Patches) else A.abs()

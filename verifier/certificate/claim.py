@@ -10,7 +10,8 @@ import numpy as np
 
 from verifier.certificate.checker import Accepted, Unproved
 from verifier.certificate.mending import checked
-from verifier.certificate.reading import SMOOTH, Case, Refused
+from verifier.certificate.properties import Case
+from verifier.certificate.reading import SMOOTH, Refused
 from verifier.certificate.writer import Subject
 from verifier.errors import CertificateError
 from verifier.proof import Proof, Tree, preorder, reweighted
@@ -46,41 +47,42 @@ def certificate(
     """
     try:
         subject = Subject.read(model, statement, proved[0][1].merge)
-        proof = merged(subject.cases, proved)
-        smooth = any(node.op in SMOOTH for node in subject.network.nodes)
-        count, missing = sum(1 for tree in proof.trees for _ in preorder(tree)), None
-        if not (smooth or subject.network.merged):
-            for fine in (False, True) if proof.slots else (False,):
+        proofs = by_region(subject, proved)
+        network = subject.network
+        smooth = any(node.op in SMOOTH for node in network.nodes)
+        count, missing = sum(1 for proof in proofs for tree in proof.trees for _ in preorder(tree)), None
+        slopes = any(proof.slots for proof in proofs)
+        if not (smooth or network.double):
+            for fine in (False, True) if slopes else (False,):
                 try:
-                    found = checked(subject, proof, "float32", deadline, FEW + count, fine)
+                    found = checked(subject, proofs, "float32", deadline, FEW + count, fine)
                     return Certificate(*found, model, statement)
                 except Unproved as error:
                     missing = -error.bound
-        found = checked(subject, proof, "real", deadline, MOST_SPLITS, fine=bool(proof.slots))
+        found = checked(subject, proofs, "real", deadline, MOST_SPLITS, fine=slopes)
         return Certificate(*found, model, statement, missing)
     except Refused as error:
         bound = error.bound if isinstance(error, Unproved) else None
         raise CertificateError(f"the checker refuses: {error}", bound) from error
 
 
-def merged(cases: Sequence[Case], proved: Sequence[tuple[Property, Proof]]) -> Proof:
-    """One proof for all cases of a file, in its order. Raises CertificateError when some case is not among them.
+def by_region(subject: Subject, proved: Sequence[tuple[Property, Proof]]) -> list[Proof]:
+    """One proof for every region of a file, with trees for its cases in their order.
 
-    Boxes have bounds of hidden neurons of their own: lemmas of a single property only can be kept.
+    Raises CertificateError when some case is not among what was proved.
     """
-    if len(proved) > 1 and any(proof.lemmas or proof.slots for _, proof in proved):
-        raise CertificateError("there is no certificate yet about several boxes with splits of neurons")
-    trees: list[Tree] = []
-    again: list[bool] = []
-    for case in cases:
-        tree, anew = _of_case(case, proved)
-        trees.append(tree)
-        again.append(anew)
-    return replace(proved[0][1], trees=trees, recompute=again)
+    found: list[Proof] = []
+    for case, (b, _) in zip(subject.cases, subject.places, strict=True):
+        proof, tree, anew = _of_case(case, proved)
+        if b == len(found):
+            found.append(replace(proof, trees=[], recompute=[]))
+        own = found[b]
+        found[b] = replace(own, trees=[*own.trees, tree], recompute=[*own.recompute, anew])
+    return found
 
 
-def _of_case(case: Case, proved: Sequence[tuple[Property, Proof]]) -> tuple[Tree, bool]:
-    """The tree about a case, its weights about the case's own rows; and whether it recomputes bounds."""
+def _of_case(case: Case, proved: Sequence[tuple[Property, Proof]]) -> tuple[Proof, Tree, bool]:
+    """The proof of a case, its tree with weights of the case's own rows, and whether that recomputes bounds."""
     box = (case.lower, case.upper)
     for prop, proof in proved:
         if (list(prop.region.lower.flat), list(prop.region.upper.flat)) != box:
@@ -88,11 +90,10 @@ def _of_case(case: Case, proved: Sequence[tuple[Property, Proof]]) -> tuple[Tree
         for k, unsafe in enumerate(prop.unsafe):
             turn = _rows_of(case, unsafe)
             if turn is not None:
-                again = bool(proof.recompute and proof.recompute[k])
-                if len(case.rows) == 1:
-                    return proof.trees[k], again
-
-                return reweighted(proof.trees[k], lambda w, turn=turn: (np.asarray(w) @ turn).tolist()), again  # type: ignore[misc]
+                again, tree = bool(proof.recompute and proof.recompute[k]), proof.trees[k]
+                if len(case.rows) > 1:
+                    tree = reweighted(tree, lambda w, turn=turn: (np.asarray(w) @ turn).tolist())  # type: ignore[misc]
+                return proof, tree, again
     raise CertificateError("the property's file states a case that was not proved")
 
 

@@ -14,6 +14,7 @@ flattened tensor), `point.k`; and by leaf `weights.k` (leaves, rows of the set),
 
 Where bounds are recomputed, `weights.k` and `code.k` are by node of the tree, and `extra.k` counts for nothing: what
 the linear functions below this combination of rows, and below each row, prove of a part is cut off before it is split.
+Slopes that a node states count for the part's hidden bounds as well. A ball counts for bounds, not for what is cut off.
 
 Lemmas about the inputs of activation i have such trees, end to end and without weights, under the names `kind.ai`,
 ...: `target.ai` (2, trees) says whose bound each tree proves: position, side (0: the lower bound, 1: the upper). They
@@ -22,6 +23,9 @@ rest on the bounds and lemmas of earlier activations.
 `slots` (3, U) are activations, positions and sides (0: where the coefficient is >= 0) of which the columns of `codes`
 (K, U) state slopes, 0 to 255 standing for the least to the greatest slope of the activation; or, in place of `codes`,
 those of `finer`, 0 to 65535.
+
+Distinct regions of inputs are numbered in the order in which cases first show them. Lemmas, slots and codes are by
+region: those of region b > 0 have the names of region 0's with `.b{b}` at the end, and what is absent is empty.
 
 Activations are numbered in the order of the model's operators; a maximum of n values counts as n - 1 activations.
 """

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from verifier import proof
 from verifier.certificate.checker import Accepted, Checker
+from verifier.certificate.reading import Refused
 from verifier.certificate.trees import INPUT, LEAF, Tree, unpack
 from verifier.certificate.writer import Subject, written
 
@@ -18,12 +20,24 @@ from verifier.certificate.writer import Subject, written
 class Mender(Checker):
     """Checks like the checker, but splits a leaf that is not proved in two.
 
-    deadline: a time.monotonic(), and splits: how many of them, until when it does.
+    deadline: a time.monotonic(), until when it checks. splits: how many there may be.
     """
 
     deadline: float = 0.0
     splits: int = 0
     trees: dict[int, Tree] = field(default_factory=dict)
+
+    def part(self, *args: Any) -> Any:
+        self.look_at_the_clock()
+        return super().part(*args)
+
+    def margin(self, *args: Any) -> Any:
+        self.look_at_the_clock()
+        return super().margin(*args)
+
+    def look_at_the_clock(self) -> None:
+        if time.monotonic() > self.deadline:
+            raise Refused("there was no time left to check the whole tree")
 
     def failed(
         self, k: int, tree: Tree, part: int, bound: float, lower: np.ndarray, upper: np.ndarray, slopes: np.ndarray
@@ -32,7 +46,7 @@ class Mender(Checker):
         i = int((np.abs(slopes) * width + 1e-9 * width).argmax())
         middle = float((lower[i] + upper[i]) / 2)
         self.splits -= 1
-        if self.splits < 0 or not lower[i] < middle < upper[i] or time.monotonic() > self.deadline:
+        if self.splits < 0 or not lower[i] < middle < upper[i]:
             super().failed(k, tree, part, bound, lower, upper, slopes)
         self.trees[k] = tree
         first = len(tree.kind)
@@ -45,9 +59,9 @@ class Mender(Checker):
 
 
 def checked(
-    subject: Subject, proved: proof.Proof, semantics: str, deadline: float, splits: int, fine: bool = False
+    subject: Subject, proved: Sequence[proof.Proof], semantics: str, deadline: float, splits: int, fine: bool = False
 ) -> tuple[bytes, Accepted]:
-    """The certificate of a proof, with so many further splits of inputs at most, as the checker accepts it.
+    """The certificate of proofs, with so many further splits of inputs at most, as the checker accepts it.
 
     fine: slopes are stated in two bytes. The check is in rounded arithmetic, without a sample of leaves in exact
     arithmetic. Raises Refused.
@@ -57,12 +71,17 @@ def checked(
     with np.errstate(all="ignore"):
         accepted = mender.check("rounded", sample=0)
     if mender.trees:  # what was checked is the tree as it is now
-        content = written(subject, replace(proved, trees=_trees(proved, mender.trees)), semantics, fine)
+        content = written(subject, _mended(subject, proved, mender.trees), semantics, fine)
     return content, accepted
 
 
-def _trees(proved: proof.Proof, new: Mapping[int, Tree]) -> list[proof.Tree]:
-    return [_read(new[k]) if k in new else tree for k, tree in enumerate(proved.trees)]
+def _mended(subject: Subject, proved: Sequence[proof.Proof], new: Mapping[int, Tree]) -> list[proof.Proof]:
+    """The proofs with new trees, by case."""
+    trees = [list(one.trees) for one in proved]
+    for k, tree in new.items():
+        region, place = subject.places[k]
+        trees[region][place] = _read(tree)
+    return [replace(one, trees=own) for one, own in zip(proved, trees, strict=True)]
 
 
 def _read(tree: Tree) -> proof.Tree:

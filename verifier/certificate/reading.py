@@ -1,18 +1,14 @@
-"""What a certificate is about: ONNX models as lists of affine ops and activations, VNN-LIB 1.0 as exact rationals.
+"""What a certificate is about: ONNX models as lists of affine ops and activations.
 
-The half of the stand-alone checker that reads; like `checker.py` it needs only numpy and onnx.
+The part of the stand-alone checker that reads models; like `checker.py` it needs only numpy and onnx.
 """
 
 from __future__ import annotations
 
-import ast
 import functools
-import itertools
 import math
-import re
 from collections import Counter
 from dataclasses import dataclass, field
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -49,6 +45,7 @@ class Node:
 
     "affine": y[g, p, n] = sum_k weight[g, k, n] x[index[g, p, k]] + bias, true weights lying within `deviation`; in
     float32 a rounded sum of `terms` products (0: exact). Other ops are activations of x[index] with `parameters`.
+    copies: of a ReLU's values made from others', the numbers of what it reads, and of what is read in its place.
     """
 
     op: str
@@ -65,6 +62,12 @@ class Node:
     parameters: tuple[float, ...] = ()  # left, low, high: z -> min(max(z, left z if z < 0, low), high)
     breaks: tuple[float, ...] = ()
     slopes: tuple[float, float] = (0.0, 1.0)  # the least and the greatest
+    copies: tuple[Array, Array] | None = None
+
+    @functools.cached_property
+    def magnitude(self) -> Array:
+        """The absolute values of an affine op's weights."""
+        return np.abs(self.weights[0].array)
 
     def gather(self, values: list[Array]) -> Array:
         """What is read, (d, *index.shape), from the values of every node, (d or 1, size)."""
@@ -74,11 +77,15 @@ class Node:
         return x if self.index is None else x[:, self.index]
 
     @functools.cached_property
-    def order(self) -> Any:
-        """Reads sorted by what they read, what is read at all, and where each begins."""
+    def rounds(self) -> list[tuple[Array, Array]]:
+        """What is read and by which reads, in rounds that read nothing twice; without the constant zero."""
         reads = np.ravel(np.asarray(self.index))
         order = np.argsort(reads, kind="stable")
-        return order, *np.unique(reads[order], return_index=True)
+        order = order[reads[order] > 0] if self.sources[0] == 0 else order
+        sorted_reads = reads[order]
+        begins = np.searchsorted(sorted_reads, sorted_reads)
+        turn = np.arange(len(order)) - begins
+        return [(sorted_reads[turn == k], order[turn == k]) for k in range(self.repeats)]
 
     def values(self, z: Array, single: bool) -> tuple[Array, Array]:
         """An enclosure of what an activation makes of z, exactly and, if `single`, in float32."""
@@ -95,14 +102,12 @@ class Node:
 
     def scatter(self, A: Array) -> Array:
         """The transpose of gathering: coefficients (rows, ...) of what is read -> (rows, width) of the sources."""
-        A, full = A.reshape(len(A), -1), np.zeros((len(A), self.width), dtype=A.dtype)
+        A = A.reshape(len(A), -1)
         if self.index is None:
             return A
-        if self.repeats == 1:
-            full[:, self.index.ravel()] = A
-        else:
-            order, places, starts = self.order
-            full[:, places] = np.add.reduceat(A[:, order], starts, axis=1)
+        full = np.zeros((len(A), self.width), dtype=A.dtype)
+        for places, reads in self.rounds:
+            full[:, places] += A[:, reads]
         return full
 
     def forward(self, x: Array, weight: Array) -> Array:
@@ -112,8 +117,15 @@ class Node:
 
     def backward(self, A: Array, weight: Array) -> Array:
         """Its transpose, from (rows, size) to (rows, width)."""
-        G, P, _, N = self.shape
-        return self.scatter(batched(A.reshape(-1, G, P, N), weight.transpose(0, 2, 1)))
+        G, P, K, N = self.shape
+        if P == 1 or self.index is None:
+            return self.scatter(batched(A.reshape(-1, G, P, N), weight.transpose(0, 2, 1)))
+        # Windows: rows last, so that what is read is added up in long runs.
+        terms = np.matmul(weight[:, None], A.reshape(-1, G, P, N).transpose(1, 2, 3, 0)).reshape(G * P * K, -1)
+        full = np.zeros((self.width, len(A)))
+        for places, reads in self.rounds:
+            full[places] += terms[reads]
+        return np.ascontiguousarray(full.T)
 
 
 def logistic(z: Array) -> Array:
@@ -128,6 +140,8 @@ def logistic(z: Array) -> Array:
 def batched(x: Array, weight: Array) -> Array:
     """(d, G, P, K) times (G, K, N), as (d, G P N)."""
     d, G, P, K = x.shape
+    if G == P == 1:
+        return x.reshape(d, K) @ weight[0]
     y = x.transpose(1, 0, 2, 3).reshape(G, d * P, K)
     y = y * weight if weight.shape[1:] == (1, 1) else y @ weight
     return y.reshape(G, d, P, -1).transpose(1, 0, 2, 3).reshape(d, -1)
@@ -146,12 +160,12 @@ JOINS = {"Concat", "Add", "Sum", "Sub", "Max", "Min", "Mul"}  # ops of which any
 class Network:
     """An ONNX model as a list of nodes: node 0 is the constant zero, node 1 the input, `output` reads the output.
 
-    merge: whether ReLUs that read the same number but for its sign become one, as relu(-z) = relu(z) - z; that holds in
-    real arithmetic. merged: whether there were any.
+    merge: whether ReLUs that read the same number but for its sign become one, as relu(-z) = relu(z) - z; in float32
+    both differ by what the numbers that they read may err. double: whether some of it is computed in float64.
     """
 
     def __init__(self, content: bytes, merge: bool = False) -> None:
-        self.model, self.merge, self.merged = onnx.ModelProto.FromString(content), merge, False
+        self.model, self.merge, self.double = onnx.ModelProto.FromString(content), merge, False
         graph = self.model.graph
         self.nodes, self.starts, self.total = [Node("zero", 1)], [0], 1
         values: dict[str, Any] = {tensor.name: constant(tensor) for tensor in graph.initializer}
@@ -173,6 +187,12 @@ class Network:
         need(isinstance(values[graph.output[0].name], Wire), "the output does not depend on the input")
         self.output = self.reader("output", values[graph.output[0].name].ravel())
         self.activations = [i for i, node in enumerate(self.nodes) if node.op not in ("zero", "input", "affine")]
+        readers = Counter(i for node in (*self.nodes, self.output) for i in node.sources)
+        self.alone = {  # activations that read a whole affine op, which nothing else reads, as it stands
+            j: i
+            for j, (i, *others) in ((j, self.nodes[j].sources) for j in self.activations)
+            if not others and self.nodes[j].index is None and self.nodes[i].op == "affine" and readers[i] == 1
+        }
 
     def add(self, node: Node, shape: Any) -> Any:
         need(self.total + node.size < MOST_VALUES, "the model is too large")
@@ -192,7 +212,7 @@ class Network:
         shift[sources] = np.cumsum(sizes) - sizes - np.array(self.starts)[sources]
         index, width = np.asarray(ids) + shift[owner], int(sizes.sum())
         plain = np.array_equal(index.ravel(), np.arange(width))
-        repeats = int(np.bincount(index.ravel()).max())
+        repeats = int(np.bincount(index[np.asarray(ids) > 0], minlength=1).max())
         return Node(op, ids.size, sources.tolist(), width, None if plain else index, repeats)
 
     def affine(self, ids: Any, weight: Any, bias: Any, terms: int, deviation: float = 0.0) -> Any:
@@ -231,11 +251,12 @@ class Network:
         kinds: dict[bytes, int] = {}
         which = np.array([kinds.setdefault(row.tobytes(), len(kinds)) for row in rows * sign[:, None] + 0.0])
         kept = np.unique(which, return_index=True)[1]
-        self.merged |= len(kept) < len(rows)
         read = np.asarray(ids).ravel()[kept].view(Wire)
         pairs = np.stack((self.activation("Relu", read), read), axis=-1)[which]
         weight = np.stack((np.ones(len(which)), -(sign != sign[kept][which]).astype(float)), axis=-1)
-        return self.affine(pairs[:, None], weight[:, :, None], 0.0, 0).reshape(ids.shape)
+        y = self.affine(pairs[:, None], weight[:, :, None], 0.0, 0)
+        self.nodes[-1].copies = np.asarray(ids).ravel(), np.asarray(read)[which]
+        return y.reshape(ids.shape)
 
     def rows_of(self, ids: Array) -> Array | None:
         """What scalars are: weights of the values that one dense layer reads, its bias, a constant added to it."""
@@ -301,7 +322,8 @@ class Network:
         wired = any(wires)
         need(not wired or op in JOINS or (wires[0] and not any(wires[1:])), f"{op} with such inputs is not supported")
         if op in ("Dropout", "Cast") and wired:
-            need(not np.any(inputs[2:]) and a.get("to", 1) == 1, f"this {op} is not supported")
+            need(not np.any(inputs[2:]) and a.get("to", 1) in (1, 11), f"this {op} is not supported")
+            self.double |= a.get("to") == 11
             return inputs[:1]
         if op == "Constant" and "value" in a:
             return [constant(a["value"])]
@@ -398,93 +420,3 @@ def constant(tensor: Any) -> Array:
     array = numpy_helper.to_array(tensor)
     need(array.dtype.kind in "fiub", "the model holds an unsupported kind of numbers")
     return array.astype(np.float64) if array.dtype.kind == "f" else array
-
-
-# --- The property: VNN-LIB 1.0, closed sets, exact rationals. ---------------------------------------------------------
-@dataclass(frozen=True, eq=False)
-class Case:
-    """A box of inputs (Fractions), and an unsafe set: all rows (Fractions) . outputs + constants are <= 0."""
-
-    lower: list[Fraction]
-    upper: list[Fraction]
-    rows: Array
-    constants: list[Fraction]
-
-    @property
-    def box(self) -> tuple[Array, Array]:
-        """The least box of float64 numbers around the inputs, two arrays (1, inputs)."""
-        low, high = [[float(x) for x in side] for side in (self.lower, self.upper)]
-        lower = [math.nextafter(f, -math.inf) if f > x else f for f, x in zip(low, self.lower, strict=True)]
-        upper = [math.nextafter(f, math.inf) if f < x else f for f, x in zip(high, self.upper, strict=True)]
-        return np.array([lower]), np.array([upper])
-
-
-def read_property(text: str, inputs: int, outputs: int) -> list[Case]:
-    """The cases, none of which may happen; those whose box is empty are left out."""
-    tokens = re.findall(r"[()]|[^\s()]+", re.sub(r";[^\n]*", "", text))
-    need(len(tokens) < MOST_VALUES, "the property is too large")
-    brackets = {"(": "[", ")": "],"}
-    commands = ast.literal_eval("[" + "".join(brackets.get(token) or repr(token) + "," for token in tokens) + "]")
-    names = {f"{letter}_{i}" for letter, size in (("X", inputs), ("Y", outputs)) for i in range(size)}
-    declared = [command[1:] for command in commands if command[0] == "declare-const"]
-    need(sorted(declared) == sorted([name, "Real"] for name in names), "the property declares other variables")
-    number = re.compile(r"[+-]?(\d{1,400}\.?\d{0,400}|\.\d{1,400})([eE][+-]?\d{1,3})?", re.ASCII)
-
-    def linear(e: Any) -> Counter[str]:  # coefficients by variable, the constant under ""
-        if isinstance(e, str):
-            need(e in names or number.fullmatch(e), f"'{e[:20]}' is no number or variable")
-            return Counter({e: Fraction(1)} if e in names else {"": Fraction(e)})  # type: ignore[dict-item]
-        need(e[0] in ("+", "-", "*") and len(e) > 1, "an operator other than +, - and *")
-        total, *others = map(linear, e[1:] if e[0] != "-" or e[2:] else [e[0], "0", e[1]][1:])
-        for other in others:
-            if e[0] == "*":
-                one, two = (total, other) if set(other) == {""} else (other, total)
-                need(set(two) == {""}, "the property is not linear")
-                total = Counter({name: value * two[""] for name, value in one.items()})
-            else:
-                (total.update if e[0] == "+" else total.subtract)(other)
-        return total
-
-    def normal(e: Any) -> list[list[Counter[str]]]:  # a disjunction of conjunctions of forms <= 0
-        if e[0] in ("<=", ">="):
-            need(len(e) == 3, "a relation has two sides")
-            return [[linear(["-", *(e[1:] if e[0] == "<=" else e[:0:-1])])]]
-        need(e[0] in ("and", "or"), f"'{e[0]}' is none of and, or, <= and >=")
-        parts = [normal(part) for part in e[1:]]
-        need(math.prod(map(len, parts)) <= MOST_CASES, "the property has too many cases")
-        return [
-            list(itertools.chain(*pick))
-            for pick in (itertools.product(*parts) if e[0] == "and" else [[one] for part in parts for one in part])
-        ]
-
-    need(all(c[0] == "declare-const" or (c[0] == "assert" and len(c) == 2) for c in commands), "an unknown command")
-    found = normal(["and", *(command[1] for command in commands if command[0] == "assert")])
-    cases = [case for forms in found if (case := case_of(forms, inputs, outputs)) is not None]
-    need(cases, "the property's assertions contradict each other")
-    return cases
-
-
-def case_of(forms: list[Counter[str]], inputs: int, outputs: int) -> Case | None:
-    """The case of a conjunction of forms <= 0; None when it cannot happen, whatever the network."""
-    sides: tuple[dict[int, Fraction], dict[int, Fraction]] = ({}, {})
-    rows: list[list[Fraction]] = []
-    constants: list[Fraction] = []
-    for form in forms:
-        constant, terms = Fraction(form[""]), {name: Fraction(v) for name, v in form.items() if v and name}
-        if any(name[0] == "X" for name in terms):
-            need(len(terms) == 1, "inputs must lie in a box")
-            [(name, slope)] = terms.items()
-            side, index, bound = sides[slope > 0], int(name[2:]), -constant / slope
-            side[index] = (min if slope > 0 else max)(side.get(index, bound), bound)
-        elif terms:
-            scale, row = math.lcm(*(value.denominator for value in terms.values())), [Fraction(0)] * outputs
-            scale //= scale & -scale  # float64 holds what is left of decimals
-            for name, value in terms.items():
-                row[int(name[2:])] = value * scale
-            rows, constants = [*rows, row], [*constants, constant * scale]
-        elif constant > 0:
-            return None
-    need(len(sides[0]) == len(sides[1]) == inputs, "an input is unbounded")
-    lower, upper = ([side[i] for i in range(inputs)] for side in sides)
-    empty = any(low > high for low, high in zip(lower, upper, strict=True))
-    return None if empty else Case(lower, upper, np.array(rows, dtype=object).reshape(-1, outputs), constants)

@@ -8,34 +8,51 @@ from fractions import Fraction
 import torch
 
 from verifier.errors import SpecificationError
-from verifier.spec.property import HalfSpaces, Property
+from verifier.spec.property import HalfSpaces, Property, Region
 
 
 def vnnlib(*properties: Property) -> str:
-    """The text that states properties about boxes exactly: its reader gets the very same numbers.
+    """The text that states properties exactly: its reader gets the very same numbers.
 
-    Raises SpecificationError for an l2 or l1 ball, which VNN-LIB cannot state.
+    VNN-LIB states boxes; that inputs lie in an l2 or l1 ball is one more assertion of SMT-LIB, `(<= (+ (* d d) ...) r)`
+    or `(<= (+ (abs d) ...) r)` for the differences d from the centre. Raises SpecificationError for several balls.
     """
-    if not all(prop.region.is_box for prop in properties):
-        raise SpecificationError("VNN-LIB states boxes only: a certificate about an l2 or l1 ball cannot be written")
     first = properties[0]
+    if len(properties) > 1 and not all(prop.region.is_box for prop in properties):
+        raise SpecificationError("a certificate is about one l2 or l1 ball, or about boxes")
     lines = [f"; {prop.about}" for prop in properties if prop.about]
     lines += [f"(declare-const X_{i} Real)" for i in range(first.region.lower.size)]
     lines += [f"(declare-const Y_{i} Real)" for i in range(first.unsafe[0].C.shape[1])]
     if len(properties) == 1:
-        lines += [f"(assert {atom})" for atom in _sides(first)]
-        cases = [f"    (and {' '.join(_rows(unsafe))})" for unsafe in first.unsafe]
-    else:
-        cases = [
-            f"    (and {' '.join([*_sides(prop), *_rows(unsafe)])})" for prop in properties for unsafe in prop.unsafe
-        ]
-    return "\n".join([*lines, "(assert (or", *cases, "))", ""])
+        lines += [f"(assert {atom})" for atom in (*_sides(first), *_ball(first.region))]
+        return "\n".join([*lines, f"(assert {_unsafe(first)})", ""])
+    boxes = [f"    (and {' '.join(_sides(prop))} {_unsafe(prop)})" for prop in properties]
+    return "\n".join([*lines, "(assert (or", *boxes, "))", ""])
+
+
+def _unsafe(prop: Property) -> str:
+    return "\n".join(["(or", *(f"    (and {' '.join(_rows(unsafe))})" for unsafe in prop.unsafe), ")"])
 
 
 def _sides(prop: Property) -> Iterator[str]:
     for i, (low, high) in enumerate(zip(prop.region.lower.flat, prop.region.upper.flat, strict=True)):
         yield _bound(">=", i, low)
         yield _bound("<=", i, high)
+
+
+def _ball(region: Region) -> Iterator[str]:
+    """That the distance from the centre is at most the radius, or its square at most the radius' square."""
+    if region.is_box:
+        return
+    assert region.origin is not None and region.eps is not None
+    away = [f"(- X_{i} {_number(c)})" for i, c in enumerate(region.origin.flat)]
+    terms = [f"(abs {d})" if region.norm == 1 else f"(* {d} {d})" for d in away]
+    yield f"(<= (+ {' '.join(terms)}) {_number(region.eps if region.norm == 1 else region.eps**2)})"
+
+
+def _number(value: Fraction) -> str:
+    """A number, as a quotient where no decimal equals it."""
+    return _decimal(value) or f"(/ {value.numerator} {value.denominator})"
 
 
 def _bound(relation: str, i: int, side: Fraction) -> str:

@@ -37,10 +37,18 @@ def unpack(content: bytes) -> dict[str, Any]:
     need(len(data) == ends[-1] and stream.eof and not stream.unused_data, "the arrays are damaged or truncated")
     for (name, dtype, shape), i, j in zip(kinds, [0, *ends], ends, strict=False):
         array = np.frombuffer(data[i:j], dtype).reshape(shape)
-        header[name] = (
-            array if name in ("codes", "finer") else array.astype(np.int64 if dtype.kind == "u" else np.float64)
-        )
+        raw = name.split(".")[0] in ("codes", "finer")
+        header[name] = array if raw else array.astype(np.int64 if dtype.kind == "u" else np.float64)
     return header
+
+
+def of_region(hints: dict[str, Any], b: int) -> dict[str, Any]:
+    """What a certificate says where region b is concerned: its lemmas and slopes under the names of region 0's."""
+    if b == 0:
+        return hints
+    own = {name.removesuffix(f".b{b}"): value for name, value in hints.items() if name.endswith(f".b{b}")}
+    shared = {name: value for name, value in hints.items() if ".a" not in name and name not in ("codes", "finer")}
+    return {**shared, "slots": np.zeros((3, 0), np.int64), "codes": np.zeros((0, 0), np.uint8), **own}
 
 
 class Leaf(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from verifier.certificate.format import pack
-from verifier.certificate.reading import Case, Network, read_property
+from verifier.certificate.properties import Case, read_property
+from verifier.certificate.reading import Network
 from verifier.certificate.trees import LEAF
 from verifier.proof import Proof, Split, Tree, preorder
 
@@ -32,25 +34,55 @@ class Subject:
         digests = {"model": hashlib.sha256(model).hexdigest(), "property": hashlib.sha256(prop).hexdigest()}
         return cls(network, cases, digests)
 
+    @functools.cached_property
+    def places(self) -> list[tuple[int, int]]:
+        """By case, the number of its region, in the order of the cases, and its own among the cases of that region."""
+        counts: dict[int, int] = {}
+        found = []
+        for case in self.cases:
+            key = id(case.region)
+            counts[key] = counts.get(key, -1) + 1
+            found.append((list(counts).index(key), counts[key]))
+        return found
+
 
 def write(model: bytes, prop: bytes, proof: Proof, semantics: str = "float32") -> bytes:
     """The certificate of a proof about a model (ONNX) and a property (VNN-LIB 1.0)."""
-    return written(Subject.read(model, prop, proof.merge), proof, semantics)
+    return written(Subject.read(model, prop, proof.merge), [proof], semantics)
 
 
-def written(subject: Subject, proof: Proof, semantics: str, fine: bool = False) -> bytes:
-    """The certificate of a proof about a subject, whose cases its trees are about. fine: slopes take two bytes."""
-    network, cases = subject.network, subject.cases
-    if len(cases) != len(proof.trees):
-        raise ValueError(f"the property has {len(cases)} unsafe sets, the proof {len(proof.trees)} trees")
-    count = len(network.activations)
-    refine = proof.refine if proof.refine is not None else [i > 0 for i in range(count)]
-    ranges = np.array([network.nodes[network.activations[i]].slopes for (i, _), _ in proof.slots]).reshape(-1, 2).T
-    coder = _Coder(ranges[0], ranges[1], np.dtype(np.uint16 if fine else np.uint8))
+def written(subject: Subject, proofs: Sequence[Proof], semantics: str, fine: bool = False) -> bytes:
+    """The certificate of proofs about a subject, one for every region, with trees about its cases in their order.
+
+    fine: slopes take two bytes.
+    """
+    network, places = subject.network, subject.places
+    if len(places) != sum(len(proof.trees) for proof in proofs):
+        raise ValueError(f"the property has {len(places)} unsafe sets, the proof has not as many trees")
+    coders = [_Coder.of(network, proof, fine) for proof in proofs]
     arrays: dict[str, np.ndarray] = {}
-    for k, (tree, case) in enumerate(zip(proof.trees, cases, strict=True)):
-        found = flattened([tree], len(case.rows), coder, by_node=bool(proof.recompute and proof.recompute[k]))
+    again = [bool(proofs[b].recompute and proofs[b].recompute[i]) for b, i in places]
+    for k, (b, i) in enumerate(places):
+        found = flattened([proofs[b].trees[i]], len(subject.cases[k].rows), coders[b], by_node=again[k])
         arrays |= {f"{name}.{k}": array for name, array in found.items()}
+    for b, (proof, coder) in enumerate(zip(proofs, coders, strict=True)):
+        own = _about_region(proof, coder)
+        arrays |= {name + (f".b{b}" if b else ""): array for name, array in own.items()}
+    stated = next((proof.refine for proof in proofs if proof.refine is not None), None)
+    header = {
+        **subject.digests,
+        "semantics": semantics,
+        "producer": PRODUCER,
+        "merge": int(proofs[0].merge),
+        "refine": [int(r) for r in stated or inexact(network, subject.cases)],
+        "recompute": [int(r) for r in again],
+    }
+    return pack(header, arrays)
+
+
+def _about_region(proof: Proof, coder: _Coder) -> dict[str, np.ndarray]:
+    """The arrays of a region's lemmas, and the slopes that they and its trees state."""
+    arrays: dict[str, np.ndarray] = {}
     for i in sorted({lemma.of[0] for lemma in proof.lemmas}):
         lemmas = [lemma for lemma in proof.lemmas if lemma.of[0] == i]
         found = flattened([lemma.tree for lemma in lemmas], None, coder)
@@ -59,16 +91,22 @@ def written(subject: Subject, proof: Proof, semantics: str, fine: bool = False) 
     slots = [(*neuron, side) for neuron, side in proof.slots]
     arrays["slots"] = np.array(slots, dtype=np.int64).reshape(-1, 3).T
     codes = np.frombuffer(b"".join(coder.rows), dtype=coder.dtype).reshape(len(coder.rows), len(slots))
-    arrays["finer" if fine else "codes"] = codes
-    header = {
-        **subject.digests,
-        "semantics": semantics,
-        "producer": PRODUCER,
-        "merge": int(proof.merge),
-        "refine": [int(r) for r in refine],
-        "recompute": [int(r) for r in proof.recompute or [False] * len(cases)],
-    }
-    return pack(header, arrays)
+    arrays["codes" if coder.levels == 255 else "finer"] = codes
+    return arrays
+
+
+def inexact(network: Network, cases: Sequence[Case]) -> list[bool]:
+    """By activation, whether intervals may be wide for its inputs: behind one op that mixes a box they are exact."""
+    if any(case.region.ball for case in cases):
+        return [True] * len(network.activations)
+    independent, exact = [True, True], [True, True]  # the zero and the input
+    for node in network.nodes[2:]:
+        before, alone = [i for i in node.sources if i > 0], node.op == "affine"
+        moves = node.shape[2] == 1 and node.repeats == 1  # it reads one value for each of its own
+        single = alone and len(before) == 1 and independent[before[0]]
+        independent.append(single and moves)
+        exact.append(single or (alone and moves and all(exact[i] for i in before)))
+    return [not all(exact[i] for i in network.nodes[j].sources) for j in network.activations]
 
 
 class _Coder:
@@ -77,6 +115,12 @@ class _Coder:
     def __init__(self, least: np.ndarray, greatest: np.ndarray, dtype: np.dtype) -> None:
         self.least, self.greatest, self.dtype, self.levels = least, greatest, dtype, np.iinfo(dtype).max
         self.rows: dict[bytes, int] = {}  # the number of every row
+
+    @classmethod
+    def of(cls, network: Network, proof: Proof, fine: bool) -> _Coder:
+        """For the slopes that a proof states."""
+        ranges = np.array([network.nodes[network.activations[i]].slopes for (i, _), _ in proof.slots]).reshape(-1, 2).T
+        return cls(ranges[0], ranges[1], np.dtype(np.uint16 if fine else np.uint8))
 
     def __call__(self, slopes: np.ndarray | None) -> int:
         """One plus the number of the row that codes the slopes; 0 for none."""

@@ -61,6 +61,8 @@ class Version(argparse.Action):
 
 def _run(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
     args = parser.parse_args(argv)
+    # Before numpy is imported: products here are small, and threads that wait for each other cost tenfold.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     args.command_line = shlex.join([parser.prog, *(sys.argv[1:] if argv is None else argv)])
     try:
         code = args.run(args)

@@ -184,11 +184,18 @@ def add_evidence(group: Options) -> None:
 
 
 def add_certificate(group: Options) -> None:
-    group.add_argument(
+    one = group.add_mutually_exclusive_group()
+    one.add_argument(
         "--certificate",
         metavar="FILE",
         help="write what proves VERIFIED, for `verifier check`; the property goes beside it as FILE's stem + .vnnlib, "
-        "and a model that is not ONNX as .onnx; without an accepted certificate the answer is UNKNOWN",
+        "and a model that is not ONNX as .onnx",
+    )
+    one.add_argument(
+        "--uncertified",
+        action="store_true",
+        help="let bounds alone prove the property, which the answer then says; by default it is VERIFIED only with a "
+        "certificate that the checker accepted, for which there is as much time again as --timeout gives the search",
     )
 
 

@@ -99,19 +99,16 @@ def print_json(record: Mapping[str, Any]) -> None:
     print(json.dumps(_finite(record), allow_nan=False))
 
 
-def verified_margin(result: Result, solver: str, certified: bool = False) -> str:
+def verified_margin(result: Result, solver: str) -> str:
     """How much was proved, and how far that can be trusted."""
     if result.solver_word:
         return f"{solver} claims a margin of at least {at_least(result.proved)}"
     margin = f"at least {at_least(result.proved)}" if result.proved > 0 else "above 0"
-    return (
-        f"the margin is {margin} in {result.semantics} arithmetic, {'with' if certified else 'without'} a certificate"
-    )
+    how = "with" if result.certified else "without"
+    return f"the margin is {margin} in {result.semantics} arithmetic, {how} a certificate"
 
 
-def result_record(
-    args: argparse.Namespace, model: Model, result: Result, certificate: str | None = None
-) -> dict[str, Any]:
+def result_record(args: argparse.Namespace, model: Model, result: Result) -> dict[str, Any]:
     """What --json prints of any result. Margins that do not exist are null; a claimed one is a solver's word alone."""
     from verifier.verdict import peak_memory
 
@@ -122,7 +119,8 @@ def result_record(
         "solver_word": result.solver_word,
         "claim": result.about,
         "semantics": result.semantics,
-        "certificate": certificate,
+        "certified": result.certified,
+        "certificate": args.certificate if result.certified else None,
         "model": str(model.path),
         "sha256": model.sha256,
         "method": args.method,

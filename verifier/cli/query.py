@@ -38,9 +38,9 @@ def run(args: argparse.Namespace) -> int:
     result = found.result
     files = write_files(args, query, model, found, folder, certificate)
     if not args.json:
-        print(sentence(args, result, certificate is not None), flush=True)
+        print(sentence(args, result), flush=True)
     if args.json:
-        print_json(record(args, model, found, files, certificate is not None))
+        print_json(record(args, model, found, files))
     elif not args.quiet:
         print_stages(args, result)
         print_counterexample(result)
@@ -61,14 +61,9 @@ def run_standard(args: argparse.Namespace) -> int:
         print(standard_text(query, found, args.timeout), end="", flush=True)
     files = write_files(args, query, model, found, folder, certificate)
     if args.json:
-        print_json(record(args, model, found, files, certificate is not None))
+        print_json(record(args, model, found, files))
     elif not args.quiet:
-        print(
-            sentence(args, found.result, certificate is not None),
-            *(f"written: {file}" for file in files),
-            sep="\n",
-            file=sys.stderr,
-        )
+        print(sentence(args, found.result), *(f"written: {file}" for file in files), sep="\n", file=sys.stderr)
     return found.result.verdict.exit_code
 
 
@@ -93,7 +88,7 @@ def ask(args: argparse.Namespace) -> tuple[Query, Model, Answer, Path | None, Ce
         if args.network is not None:
             args.model = network_file(query, args.network)
         model = load(args.model, args.arch)
-    if args.certificate is None:
+    if args.uncertified:
         return query, model, answer(model, query, settings, progress(args)), folder, None
     statement = unzipped(Path(args.property).read_bytes()) if query.network is None else None
     found, certified = certified_answer(model, query, statement, settings, progress(args))
@@ -139,7 +134,7 @@ def write_files(
     from verifier.cli.evidence import write_certificate
 
     files = []
-    if certificate is not None:
+    if certificate is not None and args.certificate is not None:
         version2 = query.network is not None
         files += write_certificate(args.certificate, certificate, statement=version2, model=model.stored is None)
     if args.result is not None:
@@ -160,13 +155,13 @@ def write(path: Path, text: str) -> str:
     return str(path)
 
 
-def sentence(args: argparse.Namespace, result: Result, certified: bool = False) -> str:
+def sentence(args: argparse.Namespace, result: Result) -> str:
     """The result in one plain sentence."""
     from verifier.verdict import Verdict
 
     spent = f"{result.stage}, {seconds(result.seconds)}" if result.stage else seconds(result.seconds)
     if result.verdict is Verdict.VERIFIED:
-        margin = verified_margin(result, args.solver, certified)
+        margin = verified_margin(result, args.solver)
         return f"{result.label}: {result.about}; {margin} ({spent})."
     if result.verdict is Verdict.FALSIFIED:
         broken = f"an input that {Path(args.property).name} allows has a forbidden output"
@@ -185,11 +180,11 @@ def print_counterexample(result: Result) -> None:
         print_table(("variable", "value"), cells)
 
 
-def record(args: argparse.Namespace, model: Model, found: Answer, files: list[str], certified: bool) -> dict[str, Any]:
+def record(args: argparse.Namespace, model: Model, found: Answer, files: list[str]) -> dict[str, Any]:
     """The result as --json prints it; counterexample and outputs are X and Y, flattened."""
     x, outputs = found.result.counterexample, found.result.outputs
     return {
-        **result_record(args, model, found.result, args.certificate if certified else None),
+        **result_record(args, model, found.result),
         "property": args.property,
         "cases": [case_record(case) for case in found.cases],
         "counterexample": None if x is None else x.ravel().tolist(),

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from verifier.cli import options
 from verifier.cli.output import print_json, print_table, progress
@@ -159,16 +159,16 @@ def train(args: argparse.Namespace, training: Run, folder: Path) -> None:
             pass
         return
     board = tensorboard(folder) if args.tensorboard else None
+    mode = "a" if args.resume else "w"
     try:
-        with (folder / "log.jsonl").open("a" if args.resume else "w", encoding="utf-8") as log:
+        with (folder / "log.jsonl").open(mode, encoding="utf-8") as log, Display(args, training) as display:
             for report in training:
                 log.write(json.dumps(asdict(report)) + "\n")
                 log.flush()
                 if board is not None:
                     for name, value in asdict(report).items():
                         board.add_scalar(name, value, report.epoch)
-                if not (args.quiet or args.json):
-                    print(epoch_line(report), file=sys.stderr, flush=True)
+                display.show(report)
     except KeyboardInterrupt:
         done = f"after epoch {training.epoch}" if training.epoch else "before the first epoch was done"
         way_on = f"; go on with: verifier train --out {folder} --resume" if training.epoch else ""
@@ -177,6 +177,36 @@ def train(args: argparse.Namespace, training: Run, folder: Path) -> None:
     finally:
         if board is not None:
             board.close()
+
+
+class Display:
+    """A line for every epoch on stderr, over a live bar on a terminal. Nothing with --quiet or --json."""
+
+    def __init__(self, args: argparse.Namespace, training: Run) -> None:
+        self.silent, self.training = args.quiet or args.json, training
+        self.live: Any = None
+
+    def __enter__(self) -> Self:
+        if not self.silent and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import Progress
+
+            self.live = Progress(console=Console(stderr=True), transient=True)
+            self.live.start()
+            self.live.add_task("epochs", total=self.training.config.epochs, completed=self.training.epoch)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.live is not None:
+            self.live.stop()
+
+    def show(self, report: EpochReport) -> None:
+        """Take in an epoch."""
+        if self.live is not None:
+            self.live.console.print(epoch_line(report), markup=False, highlight=False, soft_wrap=True)
+            self.live.update(self.live.task_ids[0], completed=report.epoch)
+        elif not self.silent:
+            print(epoch_line(report), file=sys.stderr, flush=True)
 
 
 def tensorboard(folder: Path) -> SummaryWriter:

@@ -78,43 +78,44 @@ def run_ball(args: argparse.Namespace) -> int:
         from verifier.cli.inputs import read_property, read_sample
         from verifier.load import load
         from verifier.spec.robustness import parse_eps
-        from verifier.strategy import verify
 
-        if args.certificate is not None:
+        if args.uncertified:
+            from verifier.strategy import verify
+        else:
             from verifier.certified import verify_certified
 
         eps, settings, folder = parse_eps(args.eps), options.read_settings(args), evidence_folder(args)
         model = load(args.model, args.arch)
     sample = read_sample(args, model)
     prop, certificate = read_property(args, model, sample), None
-    if args.certificate is None:
+    if args.uncertified:
         result = verify(model, prop, settings, progress(args))
     else:
         found = verify_certified(model, prop, settings, progress(args))
         result, certificate = found.result, found.certificate
 
     files: list[str] = []
-    if certificate is not None:
+    if certificate is not None and args.certificate is not None:
         files = write_certificate(args.certificate, certificate, statement=True, model=model.stored is None)
     if not args.json:
-        print(sentence(args, sample, result, certificate is not None), flush=True)
+        print(sentence(args, sample, result), flush=True)
     if result.counterexample is not None and result.outputs is not None and folder is not None:
         files = write_evidence(folder, args, sample, result.counterexample, result.outputs, float(eps))
     if args.json:
-        print_json(record(args, model, sample, result, files, certificate is not None))
+        print_json(record(args, model, sample, result, files))
     elif not args.quiet:
         print_details(args, sample, result, files)
     return result.verdict.exit_code
 
 
-def sentence(args: argparse.Namespace, sample: Sample, result: Result, certified: bool = False) -> str:
+def sentence(args: argparse.Namespace, sample: Sample, result: Result) -> str:
     """The result in one plain sentence."""
     from verifier.verdict import Verdict
 
     ball = f"within {args.norm} distance {args.eps} of {sample.source} (label {sample.label})"
     spent = f"{result.stage}, {seconds(result.seconds)}"
     if result.verdict is Verdict.VERIFIED:
-        margin = verified_margin(result, args.solver, certified)
+        margin = verified_margin(result, args.solver)
         claim = f"for every input {ball}, {result.about}; {margin}"
         return f"{result.label}: {claim} ({spent})."
     if result.verdict is Verdict.FALSIFIED:
@@ -142,14 +143,12 @@ def print_details(args: argparse.Namespace, sample: Sample, result: Result, file
     print_notes(files, sample.notes)
 
 
-def record(
-    args: argparse.Namespace, model: Model, sample: Sample, result: Result, files: list[str], certified: bool
-) -> dict[str, Any]:
+def record(args: argparse.Namespace, model: Model, sample: Sample, result: Result, files: list[str]) -> dict[str, Any]:
     """The result as --json prints it."""
     asked = {**sample.record(), "eps": args.eps, "norm": args.norm, "target": args.target}
     x, outputs = result.counterexample, result.outputs
     return {
-        **result_record(args, model, result, args.certificate if certified else None),
+        **result_record(args, model, result),
         **asked,
         "counterexample": None if x is None else x.tolist(),
         "outputs": None if outputs is None else outputs.tolist(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import singledispatchmethod
 from pathlib import Path
 from typing import Any
@@ -28,20 +28,33 @@ def export_onnx(graph: Graph, path: str | Path, *, rounded: bool = False) -> Non
     Path(path).write_bytes(onnx_bytes(graph, rounded=rounded))
 
 
-def onnx_bytes(graph: Graph, *, rounded: bool = False) -> bytes:
+def onnx_bytes(graph: Graph, *, rounded: bool = False, double: bool = False) -> bytes:
     """A graph as an ONNX model with float32 weights and a free batch size; equal graphs give equal bytes.
 
-    rounded: whether weights that float32 cannot hold (folding makes such) may be rounded to it; otherwise they raise
-    ModelError, because the file would hold another network.
+    rounded: whether weights that float32 cannot hold (folding makes such) may be rounded to it. double: whether their
+    ops may be float64, between casts, which not every runtime can run. Else they raise ModelError, because the file
+    would hold another network.
     """
     from onnx import TensorProto, helper
 
-    writer = _Writer(rounded)
+    writer = _Writer()
     names = ["input"]
     for index, node in enumerate(graph.nodes[1:], start=1):
         writer.node, writer.shape = node.name, node.shape
         output = "output" if index == graph.output else f"{node.name}:{index}"
-        writer.write(node.op, [names[i] for i in node.inputs], output)
+        sources = [names[i] for i in node.inputs]
+        wide = not rounded and not all(map(_fits, _numbers(node.op)))
+        writer.double = wide and double
+        if wide and not double:
+            raise ModelError(
+                f"the weights of node '{node.name}' are no float32 numbers; export with rounding, or reload"
+            )
+        if writer.double:
+            sources = [writer.emit("Cast", [source], to=TensorProto.DOUBLE) for source in sources]
+            writer.write(node.op, sources, f"{output}~double")
+            writer.emit("Cast", [f"{output}~double"], output, to=TensorProto.FLOAT)
+        else:
+            writer.write(node.op, sources, output)
         names.append(output)
     ends = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape])
@@ -54,29 +67,36 @@ def onnx_bytes(graph: Graph, *, rounded: bool = False) -> bytes:
     return model.SerializeToString(deterministic=True)
 
 
-class _Writer:
-    """Collects ONNX nodes and initializers. `node` and `shape` are those of the op at hand."""
+def _numbers(op: Op) -> Iterator[Tensor]:
+    """The weights and parameters of an op that are no integers."""
+    for value in vars(op).values():
+        if isinstance(value, float | Tensor) and torch.as_tensor(value).is_floating_point():
+            yield torch.as_tensor(value, dtype=torch.float64)
 
-    def __init__(self, rounded: bool) -> None:
-        self.rounded = rounded
+
+def _fits(tensor: Tensor) -> bool:
+    """Whether float32 holds every number."""
+    return torch.equal(tensor.float().to(tensor.dtype), tensor)
+
+
+class _Writer:
+    """Collects ONNX nodes and initializers. `node` and `shape` are those of the op at hand, computed as `double`."""
+
+    def __init__(self) -> None:
+        self.double = False
         self.nodes: list[Any] = []
         self.initializers: list[Any] = []
         self.node = ""
         self.shape: Shape = ()
 
     def constant(self, value: Tensor | Sequence[int] | float) -> str:
-        """Store a constant, integers as int64 and all else as float32; returns its name."""
+        """Store a constant, integers as int64 and all else as float32 or `double`; returns its name."""
         from onnx import numpy_helper
 
         tensor = torch.as_tensor(value)
         array = tensor.cpu().numpy()
         if tensor.is_floating_point() or isinstance(value, float):
-            single = array.astype(np.float32)
-            if not self.rounded and not np.array_equal(single.astype(array.dtype), array):
-                raise ModelError(
-                    f"the weights of node '{self.node}' are no float32 numbers; export with rounding, or reload"
-                )
-            array = single
+            array = array.astype(np.float64 if self.double else np.float32)
         name = f"{self.node}.{len(self.initializers)}"
         self.initializers.append(numpy_helper.from_array(array, name))
         return name

@@ -45,13 +45,10 @@ class Model:
     stored: bytes | None = field(default=None, repr=False)
 
     def onnx(self) -> bytes:
-        """The ONNX model that certificates are about: the file itself (unzipped), else the graph as we export it.
-
-        Raises ModelError when float32 cannot hold the graph's weights, which folding a normalisation may cause.
-        """
+        """The ONNX model that certificates are about: the file itself (unzipped), else the graph as we export it."""
         from verifier.load.export import onnx_bytes
 
-        return onnx_bytes(self.graph) if self.stored is None else self.stored
+        return onnx_bytes(self.graph, double=True) if self.stored is None else self.stored
 
 
 def load(path: str | Path, arch: str | None = None) -> Model:

@@ -65,17 +65,23 @@ class Conv2d(Affine):
 
     def _spread_windows(self, values: Tensor) -> Tensor:
         """The transposed convolution of windows (n, height, width, out channels), channels last."""
-        count, size = len(values), math.prod(values.shape[1:])
-        kernel = self.weight.shape[2:]
-        growth = math.prod(
-            ((n - 1) * s + d * (k - 1) + 1) / k
-            for n, k, s, d in zip(values.shape[1:3], kernel, self.stride, self.dilation, strict=True)
-        )
-        if count > 4 * size and growth <= MATRIX_GROWTH:
-            # Many small windows: one matrix product beats many small convolutions, though it multiplies zeros.
-            units = torch.eye(size, dtype=values.dtype, device=values.device).view(size, *values.shape[1:])
-            matrix = self._spread_windows(units)
-            return (values.reshape(count, size) @ matrix.flatten(1)).view(count, *matrix.shape[1:])
+        count, height, width, channels = values.shape
+        size, kernel = width * channels, self.weight.shape[2:]
+        reach = [
+            (n - 1) * s + d * (k - 1) + 1
+            for n, k, s, d in zip((height, width), kernel, self.stride, self.dilation, strict=True)
+        ]
+        if height * count > 4 * size and reach[1] <= MATRIX_GROWTH * kernel[1]:
+            # Many small windows: one matrix product beats many small convolutions, though it multiplies zeros. It
+            # spreads every line of the windows; what the lines reach overlaps and adds up.
+            units = torch.eye(size, dtype=values.dtype, device=values.device).view(size, 1, width, channels)
+            matrix = self._spread(units.permute(0, 3, 1, 2), (0, 0), None).permute(0, 2, 3, 1)
+            lines = (values.reshape(-1, size) @ matrix.flatten(1)).view(count, height, *matrix.shape[1:])
+            spread = values.new_zeros(count, reach[0], *matrix.shape[2:])
+            for place, line in enumerate(lines.unbind(1)):
+                top = place * self.stride[0]
+                spread[:, top : top + matrix.shape[1]] += line
+            return spread
         return self._spread(values.permute(0, 3, 1, 2), (0, 0), None).permute(0, 2, 3, 1)
 
     def _spread(self, flat: Tensor, padding: Pair, size: Shape | None) -> Tensor:

@@ -78,7 +78,10 @@ def margins(runs: Runs) -> Figure:
         found = [r.found for r in records if r.verdict == FALSIFIED and r.found is not None]
         everything = [*proved, *found]
         if everything:
-            bins = np.linspace(min(everything), max(everything), BINS + 1)
+            width = (max(everything) - min(everything)) / BINS or 1.0
+            bins = width * np.arange(
+                np.floor(min(everything) / width), np.ceil(max(everything) / width) + 1
+            )  # 0 is one
             panel.hist(proved, bins=list(bins), color=COLOURS[0], label="proved lower bound, VERIFIED")
             panel.hist(found, bins=list(bins), color=COLOURS[1], label="least margin found, FALSIFIED")
             panel.legend(fontsize=8)

@@ -49,6 +49,14 @@ def joined(parts: Sequence[D]) -> D:
     return replace(parts[0], **{name: torch.cat([getattr(p, name) for p in parts]) for name in names})
 
 
+def outward(values: Tensor, towards: float) -> Tensor:
+    """float32 numbers that are not on the wrong side of the values: rounded in the given direction, -inf or inf."""
+    single = values.float()
+    target = torch.full_like(single, towards)
+    wrong = single.to(values) > values if towards < 0 else single.to(values) < values
+    return torch.where(wrong, torch.nextafter(single, target), single)
+
+
 class Frontier(Generic[D]):
     """The open subdomains, kept in batches; the batch with the worst bound comes first.
 

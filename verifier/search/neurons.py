@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -11,9 +12,11 @@ from torch import Tensor
 
 from verifier.search.ascent import Ascent, Patterns, bound
 from verifier.search.branching import best_of, children, scores
+from verifier.search.domain import joined, outward
 from verifier.search.evaluator import Evaluator
 from verifier.search.record import Evidence, Record
 from verifier.search.rows import Rows
+from verifier.search.shaving import Shaving
 
 
 @dataclass(eq=False)
@@ -53,6 +56,7 @@ TRIED = 8  # points per batch that are handed on to be judged
 
 # Everything below inherits what is done for the first subdomains, and a small batch costs little more than one:
 STEPS, EFFORT = 60, 512  # of ascent, at most, and how many for all of a batch together
+SHAVES = 4  # of the root, at most
 WIDER, CANDIDATES = 4, 512  # times the shortlist, at most, and how many candidates for all of a batch together
 
 
@@ -60,7 +64,7 @@ class NeuronSplits:
     """Splits undecided neurons. Searches in float32; a bound counts once it is confirmed in the graph's precision.
 
     exact: bounds in the graph's precision. close_leaf: decides subdomains in which no neuron is undecided. record: of
-    the splits, where one is to be kept.
+    the splits, where one is to be kept. shave_until: a time.monotonic(), until when the root may be shaved.
     """
 
     def __init__(
@@ -72,10 +76,12 @@ class NeuronSplits:
         shortlist: int,
         close_leaf: Leaf | None = None,
         record: Record | None = None,
+        shave_until: float | None = None,
     ) -> None:
         self.exact, self.units, self.rows, self.enough = exact, exact.units, rows, enough
         self.fast, self.fast_rows = exact.to(torch.float32), rows.to(torch.float32)
         self.ascent, self.close_leaf, self.record = Ascent(steps), close_leaf, record
+        self.shave_until = shave_until
         self.slack = 0.0  # what float32 bounds have been seen to promise too much
         self.promises = Promises(self.fast_rows.d.new_zeros(len(rows.d), len(self.units)))
         self.shortlist, self.widest = (min(k * shortlist, max(len(self.units), 1)) for k in (1, WIDER))
@@ -83,8 +89,8 @@ class NeuronSplits:
 
     def root(self) -> Open:
         n, count = self.rows.d.shape
-        l = outward(self.units.lower, -math.inf).expand(n, -1).contiguous()
-        u = outward(self.units.upper, math.inf).expand(n, -1).contiguous()
+        l = outward(self.units.lower, -math.inf).repeat(n, 1)
+        u = outward(self.units.upper, math.inf).repeat(n, 1)
         device = l.device
         root = Open(
             unsafe=torch.arange(n, device=device),
@@ -99,6 +105,19 @@ class NeuronSplits:
             score=l.new_zeros(n, self.widest),
         )
         root.weights = self._best_rows(root)
+        return root if self.shave_until is None else self._shaved(root, self.shave_until)
+
+    def _shaved(self, root: Open, until: float) -> Open:
+        """The root with the ends of its units' ranges cut off, subdomains that are nearly proved first."""
+        for _ in range(SHAVES):
+            root, _ = self.bound(root, until)
+            open_ = ~(root.lower > self.enough)
+            if not bool(open_.any()) or time.monotonic() > until:
+                break
+            part = root.select(open_)
+            part = part.select(part.lower.argsort(descending=True))
+            self.evaluations += Shaving()(self.fast, self.exact, self.rows, part, self.enough, until)
+            root = joined([root.select(~open_), part])
         return root
 
     @torch.no_grad()
@@ -177,11 +196,3 @@ class NeuronSplits:
 
     def close(self, leaf: Open, deadline: float) -> tuple[float, Tensor | None]:
         return (-math.inf, None) if self.close_leaf is None else self.close_leaf(leaf, deadline)
-
-
-def outward(values: Tensor, towards: float) -> Tensor:
-    """float32 numbers (1, *shape) that are not on the wrong side of the values: rounded in the given direction."""
-    single = values.float()
-    target = torch.full_like(single, towards)
-    wrong = single.to(values) > values if towards < 0 else single.to(values) < values
-    return torch.where(wrong, torch.nextafter(single, target), single).unsqueeze(0)

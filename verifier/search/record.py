@@ -13,11 +13,15 @@ from verifier.bounds.crown import unsqueezed
 from verifier.graph import Graph
 from verifier.ops.base import Activation
 from verifier.ops.relu import Hinge
-from verifier.proof import INPUT, Leaf, Lemma, Neuron, Proof, Split, Tree
+from verifier.proof import INPUT, Leaf, Lemma, Neuron, Proof, Split, Tree, pressed
 from verifier.search.units import Units
 from verifier.types import Interval
 
 Slot = tuple[Neuron, bool]  # a neuron, and whether it is the line above it
+
+CORNER = 2.0**10
+"""Added to a multiplier, and taken from that of a neuron that reads the same number from the other side of a split: the
+bound is then least where both are at the split. Still more would cost float32 the digits of what it is added to."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +38,8 @@ class Record:
     """One tree for every unsafe set, whose roots are the nodes 0, 1, ...
 
     sizes: how many rows each unsafe set has. places: the neurons (or inputs) that may be split. slots: the lines whose
-    slopes leaves state. nodes: the bounds of what activations read that the search rests on.
+    slopes leaves state. nodes: the bounds of what activations read that the search rests on. twins: by neuron, others
+    that read the same number, which a split cuts as well.
     """
 
     def __init__(
@@ -43,8 +48,10 @@ class Record:
         places: Sequence[Neuron],
         slots: Sequence[Slot] = (),
         nodes: Mapping[int, Interval] | None = None,
+        twins: Mapping[Neuron, Sequence[Neuron]] | None = None,
     ) -> None:
         self.sizes, self.places, self.slots, self.nodes, self.count = sizes, places, slots, nodes or {}, len(sizes)
+        self.twins = twins or {}
         self._splits: list[tuple[list[int], list[int], list[float], list[Sequence[float]], int]] = []
         self._leaves: list[tuple[list[int], _Leaves]] = []
 
@@ -86,8 +93,15 @@ class Record:
             for i, (node, place, point, w) in enumerate(zip(nodes, places, points, weights, strict=True)):
                 below, above = found[first + i], found[first + len(nodes) + i]
                 if below is not None and above is not None:
-                    found[node] = Split(self.places[place], point, below, above, w)
+                    found[node] = self._split(self.places[place], point, below, above, w)
         return found[: len(self.sizes)]
+
+    def _split(self, at: Neuron, point: float, below: Tree, above: Tree, weights: Sequence[float]) -> Tree:
+        """A split with its twins: where two disagree, their number is the point, and a tree of either half holds."""
+        for twin in self.twins.get(at, ()):
+            low, high = pressed(below, {at: CORNER, twin: -CORNER}), pressed(above, {at: -CORNER, twin: CORNER})
+            below, above = Split(twin, point, below, low), Split(twin, point, high, above)
+        return Split(at, point, below, above, weights)
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,9 +159,10 @@ class Records:
         places = [(self.numbers[b.activation], i) for b in units.blocks for i in b.positions.tolist()]
         # Above a convex bend the best line is the chord, the checker's own choice where no leaf states another.
         convex = all(isinstance(b.op, Hinge) and b.op.slopes[0] <= b.op.slopes[1] for b in units.blocks)
-        sides = (False,) if convex and not self.flat else (False, True)
+        twins = _twins(units, places)
+        sides = (False,) if convex and not self.flat and not twins else (False, True)
         slots = [(place, upper) for upper in sides for place in places]
-        return Record(sizes, places, slots, nodes)
+        return Record(sizes, places, slots, nodes, twins)
 
     def unsplit(self, weights: Tensor, flat: bool) -> Record:
         """The record of one set, that `weights` (rows,) of its rows prove without splits.
@@ -201,3 +216,11 @@ class Records:
                 slopes[number] = lines.lower_slope.flatten().cpu(), lines.upper_slope.flatten().cpu()
         found = [float(slopes[i][upper][j]) if i in slopes else 0.0 for (i, j), upper in slots]
         return np.array(found)
+
+
+def _twins(units: Units, places: Sequence[Neuron]) -> dict[Neuron, list[Neuron]]:
+    """By neuron, the others that read the same number."""
+    readers: dict[int, list[Neuron]] = {}
+    for number, place in zip(units.neuron.tolist(), places, strict=True):
+        readers.setdefault(number, []).append(place)
+    return {place: [p for p in some if p != place] for some in readers.values() if some[1:] for place in some}

@@ -25,6 +25,7 @@ LAST_SHARE = 0.5  # of the time left, at most, for any further round of tighteni
 GROWTH = 3  # how much longer a round tightens than the round before
 PATIENCE = 0.25  # seconds of search for every second that the next round would tighten
 IDLE = 0.25  # a round that needs less of its time than this leaves nothing for the next
+SHAVING_SHARE = 0.25  # of a round's search, at most, for what only that search gains by
 SHORTEST = 0.5  # seconds, at least, of search and (after the first round) of tightening
 MANY = 1000  # rounds of splits: the clock ends them
 
@@ -62,7 +63,10 @@ class Rounds:
         close = leaf_closer(graph, region, self.nodes, units, rows)
         sizes = [len(s.C) for s in unsafe]
         record = None if self.records is None else self.records.neuron_record(units, sizes, self.nodes)
-        return NeuronSplits(evaluator, rows, enough, steps, shortlist, close, record)
+        # A certificate would need a split for every end.
+        left = min(self.patience, self.deadline - time.monotonic())
+        shave_until = time.monotonic() + SHAVING_SHARE * left if record is None else None
+        return NeuronSplits(evaluator, rows, enough, steps, shortlist, close, record, shave_until)
 
 
 def narrowed(nodes: Mapping[int, Interval], units: Units, l: Tensor, u: Tensor) -> dict[int, Interval]:
