@@ -24,6 +24,8 @@ NAMES = {
     "mnist_conv_mtl_ibp_long",
     "mnist_conv_ibp",
     "mnist_conv_ibp_03",
+    "mnist_conv_trades",
+    "mnist_conv_tulip",
     "mnist_conv_mtl_ibp_03",
 }
 
