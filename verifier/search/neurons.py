@@ -16,7 +16,7 @@ from verifier.search.domain import joined, outward
 from verifier.search.evaluator import Evaluator
 from verifier.search.record import Evidence, Record
 from verifier.search.rows import Rows
-from verifier.search.shaving import Shaving
+from verifier.search.shaving import LITTLE, Shaving
 
 
 @dataclass(eq=False)
@@ -116,8 +116,11 @@ class NeuronSplits:
                 break
             part = root.select(open_)
             part = part.select(part.lower.argsort(descending=True))
+            width = (part.u - part.l).sum()
             self.evaluations += Shaving()(self.fast, self.exact, self.rows, part, self.enough, until)
             root = joined([root.select(~open_), part])
+            if not (part.u - part.l).sum() < (1 - LITTLE) * width:
+                break
         return root
 
     @torch.no_grad()

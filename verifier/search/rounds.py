@@ -25,7 +25,7 @@ LAST_SHARE = 0.5  # of the time left, at most, for any further round of tighteni
 GROWTH = 3  # how much longer a round tightens than the round before
 PATIENCE = 0.25  # seconds of search for every second that the next round would tighten
 IDLE = 0.25  # a round that needs less of its time than this leaves nothing for the next
-SHAVING_SHARE = 0.25  # of a round's search, at most, for what only that search gains by
+SHAVING_SHARE = 0.1  # of a round's search, at most, for what only that search gains by
 SHORTEST = 0.5  # seconds, at least, of search and (after the first round) of tightening
 MANY = 1000  # rounds of splits: the clock ends them
 

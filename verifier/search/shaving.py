@@ -20,7 +20,8 @@ from verifier.search.domain import outward
 from verifier.search.evaluator import Evaluator, paid
 from verifier.search.rows import Rows
 
-CHUNK = 1024  # ends that are moved together
+CHUNK = 1 << 17  # of what ends that are moved together, times units, come to
+LITTLE, FEW = 0.01, 1 / 32  # of a range; of the ends that are moved together
 SURE = 1e-9  # of a range, what rounding may do to the end that is found
 
 
@@ -59,15 +60,17 @@ class Shaving:
         """Narrow `l` and `u` of subdomains whose slopes are good already; returns how many bounds were computed.
 
         Looks in the precision of `fast`; an end moves by what `exact` confirms. Where both ends of a unit would pass
-        each other, the multipliers that move one of them prove what the other leaves.
+        each other, the multipliers that move one of them prove what the other leaves. The last layers come first, which
+        gain first; a subdomain of which few ends move is left, and all of them where it is the first ends that do not.
         """
         units, quick = fast.units, rows.to(domains.l.dtype)
-        undecided = units.unstable(domains.l, domains.u).nonzero()
+        left = units.unstable(domains.l, domains.u).flip(1).nonzero()
+        left[:, 1] = len(units) - 1 - left[:, 1]
         strength = self._strength(fast, quick, domains)
-        count, low, high = 0, domains.l.clone(), domains.u.clone()
-        for part in undecided.split(CHUNK // 2):
-            if time.monotonic() > deadline:
-                break
+        count, worthwhile, low, high = 0, False, domains.l.clone(), domains.u.clone()
+        size = max(CHUNK // (2 * len(units)), 32) if len(left) else 0
+        while len(left) and time.monotonic() < deadline:
+            part, left = left[:size], left[size:]
             domain, unit = part.repeat(2, 1).unbind(1)
             sign = torch.ones_like(strength[domain, unit])
             sign[len(part) :] = -1
@@ -76,6 +79,10 @@ class Shaving:
             found = self._confirmed(exact, rows, domains, ends, slopes, pressure, enough)
             count += (self.steps + 2) * len(domain)
             self._cut(domains, ends, found, low, high, slopes, pressure)
+            pays = self._moves(domains, ends, found) >= FEW * len(domain)
+            worthwhile |= pays
+            if not pays:
+                left = left[left[:, 0] > part[-1, 0]] if worthwhile else left[:0]
         domains.l, domains.u = low, high
         return count
 
@@ -134,6 +141,12 @@ class Shaving:
         back = evaluator.backward(lines, ends.pressed(gamma, strength), paid(gamma, l, u) - d, c)
         end = (back.bound - enough) / strength - SURE * ends.place(u - l)
         return torch.where(end.isnan(), -math.inf, end)
+
+    @staticmethod
+    def _moves(domains: Patterns, ends: _Ends, found: Tensor) -> int:
+        """How many of the ends move noticeably."""
+        l, u = (side[ends.domain, ends.unit] for side in (domains.l, domains.u))
+        return int((found - torch.where(ends.sign > 0, l, -u) > LITTLE * (u - l)).sum())
 
     def _cut(
         self,
