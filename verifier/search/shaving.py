@@ -140,7 +140,7 @@ class Shaving:
         lines = evaluator.units.relaxed(l, u).at(slopes.to(dtype))
         back = evaluator.backward(lines, ends.pressed(gamma, strength), paid(gamma, l, u) - d, c)
         end = (back.bound - enough) / strength - SURE * ends.place(u - l)
-        return torch.where(end.isnan(), -math.inf, end)
+        return torch.where(end < math.inf, end, -math.inf)  # what overflows proves nothing
 
     @staticmethod
     def _moves(domains: Patterns, ends: _Ends, found: Tensor) -> int:
@@ -168,8 +168,9 @@ class Shaving:
         )
         low[domain, unit] = torch.maximum(low[domain, unit], least)
         high[domain, unit] = torch.minimum(high[domain, unit], most)
-        for i in crossed.nonzero().squeeze(1).tolist():
-            k, j = int(domain[i]), int(unit[i])
+        proved = {int(domain[i]): i for i in crossed.nonzero().squeeze(1).tolist()}  # one unit is enough
+        for k, i in proved.items():
+            j = int(unit[i])
             domains.multipliers[k, :-1] = slopes[half + i]
             domains.multipliers[k, -1, j] = -strength[half + i]
             domains.split[k, j] = True
