@@ -26,7 +26,10 @@ NAMES = {
     "mnist_conv_ibp_03",
     "mnist_conv_trades",
     "mnist_conv_tulip",
+    "mnist_conv_fgsm",
+    "mnist_conv_l2",
     "mnist_conv_mtl_ibp_03",
+    "mnist_conv_mtl_ibp_03_long",
 }
 
 

@@ -1,7 +1,6 @@
-"""The loop: exact resume, a stop that keeps the last good state, schedules, averages, statistics of BatchNorm."""
+"""The loop: exact resume, averages, a stop that keeps the last good state, held-out and unlabelled images."""
 
 import dataclasses
-import json
 import math
 
 import numpy as np
@@ -10,14 +9,15 @@ import torch
 from torch import nn
 
 from verifier.data import Dataset, load_dataset
-from verifier.errors import InputError, ModelError, TrainingError
-from verifier.train import checkpoint, schedules
-from verifier.train.augment import shifted
+from verifier.errors import InputError, TrainingError
+from verifier.train import checkpoint
 from verifier.train.batch import Batch
-from verifier.train.config import Config, parse_config, read_config, write_config
-from verifier.train.initialisation import initialise, regulariser
-from verifier.train.loop import Run, train
+from verifier.train.config import Config, read_config
+from verifier.train.loop import Objective, Run, train
+from verifier.train.losses.ibp import Ibp
+from verifier.train.losses.pgd import Pgd
 from verifier.train.network import live_graph
+from verifier.zoo import build
 
 CONFIG = Config("digits", "mlp_32", "mtl_ibp", 0.05, epochs=4, batch_size=64, warm_up=0.5, ramp=2.0, lr=5e-3)
 
@@ -75,6 +75,60 @@ def test_robust_training_lowers_the_certified_loss(data):
     loss = {m: Config("digits", "mlp_32", "ibp", 0.05).loss()(live_graph(net, data.images), box).item()
             for m, net in (("plain", plain), ("robust", robust))}  # fmt: skip
     assert loss["robust"] < loss["plain"] * 0.7
+
+
+def test_the_certified_loss_is_above_the_attacked_one_on_every_batch_of_a_run(data, monkeypatch):
+    """From the first step to the last, while weights, radius and learning rate change."""
+    run, update, gaps = Run(dataclasses.replace(CONFIG, epochs=3), data), Run._update, []
+
+    def watched(self, batch, lr):
+        graph = live_graph(self.network, batch.x)
+        attacked, certified = (method(graph, batch).item() for method in (Pgd(steps=10), Ibp()))
+        gaps.append(certified - attacked)
+        return update(self, batch, lr)
+
+    monkeypatch.setattr(Run, "_update", watched)
+    epochs(run, 3)
+    assert len(gaps) == 30 and min(gaps) >= -1e-6
+    assert max(gaps[-10:]) > 1e-3  # at the full radius they differ
+
+
+def test_the_model_is_the_running_average_of_the_weights(data, monkeypatch):
+    run, accumulate = Run(dataclasses.replace(CONFIG, epochs=2, averaging=0.8), data), Run._accumulate
+    mean = [p.detach().double() for p in run.network.parameters()]
+
+    def watched(self):
+        keep = min(0.8, (1 + self.step) / (10 + self.step))
+        for m, p in zip(mean, self.network.parameters(), strict=True):
+            m.mul_(keep).add_(p.detach().double(), alpha=1 - keep)
+        accumulate(self)
+
+    monkeypatch.setattr(Run, "_accumulate", watched)
+    epochs(run, 2)
+    for m, p, last in zip(mean, run.model.parameters(), run.network.parameters(), strict=True):
+        assert torch.allclose(m, p.double(), atol=1e-6) and not torch.allclose(p, last, atol=1e-4)
+
+
+def test_gradients_are_cut_to_the_largest_norm(data):
+    for clip, active in ((1e-3, True), (1e3, False)):
+        run = Run(dataclasses.replace(CONFIG, clip=clip, epochs=1), data)
+        epochs(run, 1)
+        norm = math.sqrt(sum(p.grad.square().sum().item() for p in run.network.parameters()))
+        assert norm == pytest.approx(clip, rel=1e-3) if active else norm < clip
+
+
+def test_the_objective_adds_the_weights_and_is_plain_without_a_radius(data):
+    net = build("mlp_32", data.shape, data.classes)
+    batch = Batch(data.images[:50], data.labels[:50], 0.05)
+    config = dataclasses.replace(CONFIG, method="ibp")
+    certified = Objective(net, config)(batch).item()
+    weights = sum(layer.weight.abs().sum().item() for layer in net if isinstance(layer, nn.Linear))
+    assert Objective(net, dataclasses.replace(config, l1=1e-3))(batch).item() == pytest.approx(
+        certified + 1e-3 * weights
+    )
+    plain = nn.functional.cross_entropy(net(batch.x), batch.y).item()
+    assert Objective(net, config)(dataclasses.replace(batch, eps=0.0)).item() == pytest.approx(plain)
+    assert plain < certified
 
 
 def test_divergence_stops_at_the_last_good_checkpoint(data, tmp_path):
@@ -149,113 +203,11 @@ def test_a_checkpoint_appears_whole_or_not_at_all(tmp_path, monkeypatch):
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"eps": -1}, "eps must be"), ({"eps": math.nan}, "eps must be"), ({"extra": 1}, "unknown field"),
-        ({"epochs": 0}, "epochs must be"), ({"options": {"alfa": 1}}, "no option 'alfa'"),
-        ({"method": "magic"}, "method must be one of"),
-        ({"options": {"alpha": "big"}}, "alpha must be float"), ({"options": {"alpha": 2}}, "alpha must lie"),
-        ({"seed": 1 << 24}, "seed must be"), ({"averaging": 1.0}, "averaging must be"),
-        ({"decay": "linear"}, "decay must be one of cosine, steps"),
-    ],
-)  # fmt: skip
-def test_wrong_configurations_are_told(tmp_path, changes, message):
-    path = tmp_path / "config.json"
-    write_config(CONFIG, path)
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-    with pytest.raises(InputError, match=message) as caught:
-        read_config(path)
-    assert str(path) in str(caught.value)
-
-
-def test_configurations_need_their_core():
-    with pytest.raises(InputError, match="'eps' is missing"):
-        parse_config({"dataset": "digits", "arch": "mlp_32", "method": "ibp"})
-
-
-def test_schedules():
-    assert [schedules.growth(e, 1, 4) for e in (0, 0.9, 1, 3, 5, 9)] == [0, 0, 0, 0.5, 1, 1]
-    assert schedules.growth(0, 0, 0) == 1
-    assert schedules.cosine(5, 10, 1) == pytest.approx(0.5)
-    assert schedules.cosine(0.5, 10, 1) == pytest.approx(0.5 * schedules.cosine(0.5, 10, 0))
-    assert schedules.cosine(10, 10, 1) == 0
-    assert [schedules.steps(e, (2, 4), 0.5) for e in (1, 2, 3, 5)] == [1, 0.5, 0.5, 0.25]
-
-
 def test_the_radius_grows_as_scheduled(data):
     reports = list(Run(CONFIG, data))
     last = 9 / 10  # of the ten steps of an epoch
     assert [r.eps for r in reports] == pytest.approx([0.05 * (last - 0.5) / 2, 0.05 * (1 + last - 0.5) / 2, 0.05, 0.05])
     assert all(r.loss > 0 and r.images_per_second > 0 for r in reports)
-
-
-def test_shifts_move_whole_images():
-    x = torch.zeros(50, 1, 6, 6)
-    x[:, 0, 2, 3] = 1
-    moved = shifted(x, 2, torch.Generator().manual_seed(0))
-    assert moved.shape == x.shape and (moved.sum((1, 2, 3)) == 1).all()
-    at = {(int(p[2]), int(p[3])) for p in moved.nonzero()}
-    assert len(at) > 15 and all(abs(row - 2) <= 2 and abs(column - 3) <= 2 for row, column in at)
-    assert shifted(x, 0, torch.Generator()) is x
-
-
-def test_batch_norm_uses_the_clean_statistics_everywhere():
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 4),
-                        nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2)).double().train()  # fmt: skip
-    twin = nn.Sequential(*net)  # the same layers
-    x = torch.rand(20, 1, 6, 6, dtype=torch.float64)
-    before = net[1].running_mean.clone()
-    graph = live_graph(net, x)
-    after, counted = net[1].running_mean.clone(), int(net[1].num_batches_tracked)
-    assert counted == 1 and not torch.equal(after, before)
-    assert torch.allclose(graph(x), twin(x))
-    other = torch.rand(7, 1, 6, 6, dtype=torch.float64)
-    assert torch.allclose(graph(other)[:2], graph(other[:2]))  # constants of the step: no statistics of `other`
-    net.eval()
-    assert torch.allclose(live_graph(net, x)(other), net(other))
-
-
-def test_gradients_pass_through_clean_statistics():
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2)).double().train()
-    x = torch.rand(6, 3, dtype=torch.float64)
-    direct = torch.autograd.grad(net(x).square().sum(), net[0].weight)[0]
-    through = torch.autograd.grad(live_graph(net, x)(x).square().sum(), net[0].weight)[0]
-    assert torch.allclose(direct, through)
-
-
-def test_dropout_is_refused():
-    net = nn.Sequential(nn.Linear(2, 2), nn.Dropout())
-    with pytest.raises(ModelError, match="dropout"):
-        live_graph(net, torch.zeros(1, 2))
-
-
-def test_interval_initialisation_keeps_widths():
-    """Through many wide layers, mean interval widths neither explode nor vanish, as they do by default."""
-    torch.manual_seed(0)
-    net = nn.Sequential(*(layer for _ in range(6) for layer in (nn.Linear(400, 400), nn.ReLU())), nn.Linear(400, 2))
-    box = Batch(torch.rand(20, 400), torch.zeros(20, dtype=torch.int64), 0.1)
-    ratios = []
-    for rule in ("default", "ibp"):
-        initialise(net, rule)
-        radius = torch.full((1, 400), 0.1)
-        for layer in net[:-1:2]:
-            radius = radius @ layer.weight.abs().t()
-        ratios.append(radius.mean().item() / 0.1 * 0.5**6)  # a ReLU halves the width of a centred neuron
-    assert 0.3 < ratios[1] < 3 and ratios[0] > 30
-    assert regulariser(live_graph(net, box.x), box).item() >= 0
-
-
-def test_regularisers_are_zero_when_all_is_balanced():
-    net = nn.Sequential(nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 2)).double()
-    net[0].weight.data, net[0].bias.data = torch.ones(2, 1).double(), torch.tensor([1.0, -2.0]).double()
-    x, y = torch.full((4, 1), 0.5, dtype=torch.float64), torch.zeros(4, dtype=torch.int64)
-    assert regulariser(live_graph(net, x), Batch(x, y, 0.1)).item() == pytest.approx(0, abs=1e-12)
-    net[0].weight.data *= 5  # the widths grow to five times the input's: tightness (0.5 - 0.2) / 0.5
-    net[0].bias.data = torch.tensor([-1.0, -4.0]).double()
-    assert regulariser(live_graph(net, x), Batch(x, y, 0.1)).item() == pytest.approx(0.6)
 
 
 def test_holdout_keeps_images_out(data):

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -78,11 +75,13 @@ def add_parser(subparsers: options.Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from verifier.data import load_dataset
-    from verifier.train.loop import Run, Workers
+    from verifier.strategy import Settings
+    from verifier.train.loop import Run
+    from verifier.train.workers import Workers, process_group
 
     options.limit_threads(args)
     config, folder = configuration(args), Path(args.out)
-    with process_group(args) as device:
+    with process_group(Settings(device=args.device).torch_device().type) as device:
         training = Run(config, load_dataset(config.dataset, "train"), folder, args.resume, device)
         train(args, training, folder)
         if Workers.current().rank == 0:
@@ -129,30 +128,9 @@ def _assign(raw: dict[str, Any], name: str, text: str) -> None:
         raw[name] = value
 
 
-@contextmanager
-def process_group(args: argparse.Namespace) -> Iterator[str]:
-    """The device to train on; under torchrun one of several processes, each with its own GPU where there are any."""
-    import torch
-
-    if args.device == "cuda" and not torch.cuda.is_available():
-        raise InputError("device 'cuda' is not available here: use --device cpu")
-    device = "cuda" if args.device != "cpu" and torch.cuda.is_available() else "cpu"
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield device
-        return
-    if device == "cuda":
-        device = f"cuda:{os.environ['LOCAL_RANK']}"
-        torch.cuda.set_device(device)
-    torch.distributed.init_process_group("nccl" if device != "cpu" else "gloo")
-    try:
-        yield device
-    finally:
-        torch.distributed.destroy_process_group()
-
-
 def train(args: argparse.Namespace, training: Run, folder: Path) -> None:
     """Run the epochs, one line each on stderr and in log.jsonl."""
-    from verifier.train.loop import Workers
+    from verifier.train.workers import Workers
 
     if Workers.current().rank != 0:
         for _ in training:

@@ -14,6 +14,11 @@ from verifier.graph import Graph
 from verifier.types import Box
 
 
+def linf_ball(x: Tensor, eps: float, lower: float, upper: float) -> Box:
+    """The linf ball of radius eps around every x (batch, *shape), intersected with the data range."""
+    return Box((x - eps).clamp(min=lower), (x + eps).clamp(max=upper))
+
+
 @dataclass(frozen=True, eq=False)
 class Batch:
     """Labelled inputs x (batch, *shape) in [lower, upper] and y (batch,), and the state of the schedules.
@@ -33,10 +38,9 @@ class Batch:
     unlabelled: Tensor | None = None
     autocast: bool = False
 
-    def ball(self, eps: float, centre: Tensor | None = None) -> Box:
-        """The linf ball of radius eps around `centre` (default: x), intersected with the data range."""
-        centre = self.x if centre is None else centre
-        return Box((centre - eps).clamp(min=self.lower), (centre + eps).clamp(max=self.upper))
+    def ball(self, eps: float) -> Box:
+        """The linf ball of radius eps around every x, intersected with the data range."""
+        return linf_ball(self.x, eps, self.lower, self.upper)
 
     def logits(self, net: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """The outputs for points x, in float32 whatever the network computes in."""

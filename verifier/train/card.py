@@ -1,4 +1,4 @@
-"""The model card of a finished run."""
+"""The model card of a trained network."""
 
 from __future__ import annotations
 
@@ -15,12 +15,9 @@ from verifier.train.evaluate import ATTACK, Evaluation
 from verifier.zoo import CertifiedAccuracy, ModelCard, PgdAccuracy, Recipe, card_path, write_card
 
 
-def write_model(
-    model: nn.Module, weights: Path, config: Config, data: Dataset, evaluation: Evaluation, seconds: float, command: str
-) -> ModelCard:
-    """Write the weights and the card beside them. seconds: of CPU, for training; command: what repeats it."""
-    torch.save(model.state_dict(), weights)
-    recipe = Recipe(
+def recipe(config: Config, seconds: float, command: str) -> Recipe:
+    """What a card says of a run that took so many seconds of CPU and that `command` repeats."""
+    return Recipe(
         method=config.method,
         eps=config.radius,
         epochs=config.epochs,
@@ -31,19 +28,36 @@ def write_model(
         cpu_minutes=round(seconds / 60, 2),
         config=asdict(config),
     )
+
+
+def write_model(
+    model: nn.Module,
+    weights: Path,
+    arch: str,
+    dataset: str,
+    test: Dataset,
+    recipe: Recipe,
+    evaluation: Evaluation,
+    attacked: tuple[PgdAccuracy, ...] = (),
+) -> ModelCard:
+    """Write the weights and the card beside them.
+
+    dataset: the name that loads it; evaluation: what was found on its test split; attacked: accuracies at other radii.
+    """
+    torch.save(model.state_dict(), weights)
     card = ModelCard(
         name=weights.stem,
-        arch=config.arch,
-        dataset=config.dataset,
-        input_shape=data.shape,
-        classes=data.classes,
+        arch=arch,
+        dataset=dataset,
+        input_shape=test.shape,
+        classes=test.classes,
         mean=None,
         std=None,
-        lower=data.lower,
-        upper=data.upper,
+        lower=test.lower,
+        upper=test.upper,
         recipe=recipe,
         clean_accuracy=evaluation.clean,
-        pgd=(PgdAccuracy(evaluation.eps, ATTACK.steps, ATTACK.restarts, evaluation.attacked),),
+        pgd=(*attacked, PgdAccuracy(evaluation.eps, ATTACK.steps, ATTACK.restarts, evaluation.attacked)),
         sha256=file_sha256(weights),
         producer=f"verifier {importlib.metadata.version('verifier')}, torch {torch.__version__}",
         certified=certified(evaluation),

@@ -86,7 +86,7 @@ _OPTION_TYPES: dict[Any, tuple[type, ...]] = {"int": (int,), "float": (int, floa
 
 
 def _is_number(value: object) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+    return type(value) in (int, float) and -1e300 < value < 1e300  # type: ignore[operator]
 
 
 _Check = tuple[str, Callable[[Any], bool]]

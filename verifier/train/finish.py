@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from verifier.data import Dataset
-from verifier.train.card import write_model
+from verifier.train.card import recipe, write_model
 from verifier.train.complete import complete
 from verifier.train.evaluate import Evaluation, evaluate
 from verifier.train.loop import Run
@@ -26,7 +26,8 @@ def finish(
     timeout: seconds of branch and bound for every image that bounds leave open, None for none at all. command: what
     repeats the run, for the card. report: see `evaluate`.
     """
-    model, eps = run.model, run.config.eps
-    decide = None if timeout is None else complete(run.model, test, eps, timeout)
-    evaluation = evaluate(model, test, eps, complete=decide, timeout=timeout, device=run.device, report=report)
-    return write_model(model.cpu(), weights, run.config, test, evaluation, run.seconds, command), evaluation
+    config, model = run.config, run.model
+    decide = None if timeout is None else complete(run.model, test, config.eps, timeout)
+    evaluation = evaluate(model, test, config.eps, complete=decide, timeout=timeout, device=run.device, report=report)
+    made = recipe(config, run.seconds, command)
+    return write_model(model.cpu(), weights, config.arch, config.dataset, test, made, evaluation), evaluation

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from verifier.train.evaluate import estimate
 from verifier.train.initialisation import initialise, regulariser
 from verifier.train.losses.standard import Standard
 from verifier.train.network import live_graph
+from verifier.train.workers import Workers
 from verifier.zoo import build
 
 SAMPLE = 200
@@ -47,21 +48,6 @@ class EpochReport:
     attacked: float
     certified: float
     seconds: float
-
-
-@dataclass(frozen=True)
-class Workers:
-    """This process among those that `torchrun` started; alone by default."""
-
-    rank: int = 0
-    world: int = 1
-
-    @classmethod
-    def current(cls) -> Workers:
-        """The place of this process in the initialised process group, if there is one."""
-        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-            return cls()
-        return cls(torch.distributed.get_rank(), torch.distributed.get_world_size())
 
 
 class Objective(nn.Module):
@@ -243,10 +229,9 @@ def _laid_out(model: nn.Sequential, layout: torch.memory_format) -> nn.Sequentia
     return model.to(memory_format=layout)  # type: ignore[call-overload, no-any-return]
 
 
-def train(config: Config, data: Dataset, report: Callable[[EpochReport], None] | None = None) -> nn.Sequential:
-    """The whole run at once, without a folder."""
+def train(config: Config, data: Dataset) -> nn.Sequential:
+    """The model of a whole run, without a folder."""
     run = Run(config, data)
-    for done in run:
-        if report is not None:
-            report(done)
+    for _ in run:
+        pass
     return run.model

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from verifier.bounds.backward import concretise, pull_back
-from verifier.bounds.crown import fixed_slopes
-from verifier.bounds.interval import margins, output_form
+from verifier.bounds.interval import margins
 from verifier.graph import Graph
-from verifier.ops.base import Activation
+from verifier.train.backward import backward_margins
 from verifier.train.batch import Batch, cross_entropy
 from verifier.train.intervals import interval_pass, label_rows, worst_logits
 from verifier.types import Box, Interval
@@ -49,19 +47,10 @@ class CrownIbp:
         return loss
 
 
-def backward_margins(net: Graph, box: Box, C: Tensor, values: list[Interval]) -> Tensor:
-    """Lower bounds (batch, spec) of C . output by one backward pass over given bounds of the hidden nodes."""
-    read = {node.inputs[0] for node in net.nodes if isinstance(node.op, Activation)}
-    lines = fixed_slopes(net, "adaptive")(net.output + 1, {index: values[index] for index in read})
-    A = output_form(net, C, box.batch)
-    form, constant = pull_back(net, {net.output: A}, A.new_zeros(A.shape[:2]), lines)
-    return concretise(form, constant, box, {})
-
-
 def backward_loss(net: Graph, box: Box, y: Tensor, values: list[Interval]) -> Tensor:
     """The cross-entropy of worst logits, one backward row for each class."""
     C = label_rows(y, net.output_shape[0], box.lower)
-    return cross_entropy(-backward_margins(net, box, C, values), y)
+    return cross_entropy(-backward_margins(net, box, C, dict(enumerate(values)), "adaptive"), y)
 
 
 def fused_loss(net: Graph, box: Box, y: Tensor, values: list[Interval]) -> Tensor:
@@ -76,7 +65,7 @@ def fused_loss(net: Graph, box: Box, y: Tensor, values: list[Interval]) -> Tenso
     high, low = (upper - top).exp(), (lower - top).exp()
     # A chord as short as rounding errors is replaced by the constant at its upper end, which is no lower.
     slope = torch.where(width < SHORT, torch.zeros_like(high), (high - low) / width.clamp(min=SHORT))
-    rising = -backward_margins(net, box, slope.unsqueeze(1) @ C, values).squeeze(1)
+    rising = -backward_margins(net, box, slope.unsqueeze(1) @ C, dict(enumerate(values)), "adaptive").squeeze(1)
     # The intervals alone bound the same sum: the smaller of two upper bounds is one.
     total = torch.minimum(rising + (high - slope * upper).sum(1), high.sum(1))
     return (total.clamp(min=torch.finfo(total.dtype).tiny).log() + top.squeeze(1)).mean()

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from verifier.bounds.backward import concretise, pull_back
-from verifier.bounds.crown import Crown, fixed_slopes
-from verifier.bounds.interval import output_form
+from verifier.bounds.crown import Crown
 from verifier.errors import InputError, ModelError
 from verifier.graph import Graph
 from verifier.ops.base import Affine
 from verifier.ops.relu import ReLU
+from verifier.train.backward import backward_margins
 from verifier.train.batch import Batch, cross_entropy
 from verifier.train.intervals import label_rows
 from verifier.types import Box, Interval
@@ -40,21 +39,14 @@ class Dual:
         box = batch.ball(batch.eps)
         C = label_rows(batch.y, net.output_shape[0], box.lower)
         if self.projections:
-            lower = _margins(net, box, C, projected_bounds(net, box, self.projections, batch.generator))
+            nodes = projected_bounds(net, box, self.projections, batch.generator)
+            lower = backward_margins(net, box, C, nodes, "parallel")
         else:
             lower = Crown(slopes="parallel")(net, box, C).lower
         loss = cross_entropy(-lower, batch.y)
         if self.natural:
             loss = self.natural * cross_entropy(batch.logits(net, batch.x), batch.y) + (1 - self.natural) * loss
         return loss
-
-
-def _margins(net: Graph, box: Box, C: Tensor, nodes: dict[int, Interval]) -> Tensor:
-    """Lower bounds (batch, spec) of C . output by one backward pass over given bounds of the hidden neurons."""
-    A = output_form(net, C, box.batch)
-    lines = fixed_slopes(net, "parallel")(net.output + 1, nodes)
-    form, constant = pull_back(net, {net.output: A}, A.new_zeros(A.shape[:2]), lines)
-    return concretise(form, constant, box, {})
 
 
 def projected_bounds(net: Graph, box: Box, count: int, generator: torch.Generator) -> dict[int, Interval]:

@@ -156,3 +156,13 @@ def test_tensorboard_gets_every_figure_of_every_epoch(tmp_path, capsys, monkeypa
     log = [json.loads(line) for line in (tmp_path / "with" / "log.jsonl").read_text().splitlines()]
     expected = [(name, value, entry["epoch"]) for entry in log for name, value in entry.items()]
     assert Board.written == [*expected, ("closed", 0, 0)]
+
+
+def test_event_files_are_read_back_by_tensorboard(tmp_path, capsys):
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    assert run(capsys, *QUICK, "--epochs", "2", "--limit", "1", "--tensorboard", "--out", tmp_path)[0] == 0
+    events = reader.EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert sorted(events.Tags()["scalars"]) == sorted(log[0])
+    assert [event.value for event in events.Scalars("loss")] == pytest.approx([entry["loss"] for entry in log])
