@@ -13,7 +13,7 @@ from test_simplify import with_copies
 
 from verifier import certified, strategy
 from verifier.certificate.checker import check
-from verifier.certificate.reading import Refused
+from verifier.certificate.nodes import Refused
 from verifier.certificate.statement import vnnlib
 from verifier.certified import verify_certified
 from verifier.graph import Graph, GraphBuilder

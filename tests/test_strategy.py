@@ -120,7 +120,7 @@ def open_question(region: Region, sizes: tuple[int, ...]) -> tuple[Graph, Proper
     return graph, Property(region, (HalfSpaces(row, torch.tensor([-claim], dtype=torch.float64)),))
 
 
-WITHOUT_SEARCH = ("predict", "attack", "interval", "crown", "alpha", "milp")
+WITHOUT_SEARCH = ("predict", "interval", "attack", "crown", "restarts", "milp")
 
 
 def test_auto_passes_over_what_it_cannot_do(monkeypatch: pytest.MonkeyPatch) -> None:

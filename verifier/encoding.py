@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 import torch
 from numpy.typing import ArrayLike
-from scipy import sparse
 from torch import Tensor
 
 from verifier.bounds.backward import pull_back, start_rows
@@ -73,7 +73,7 @@ class Encoder:
         self._lower: list[np.ndarray] = []
         self._upper: list[np.ndarray] = []
         self._binary: list[np.ndarray] = []
-        self._rows: list[tuple[sparse.csr_array, np.ndarray, np.ndarray]] = []
+        self._rows: list[tuple[scipy.sparse.csr_array, np.ndarray, np.ndarray]] = []
         self._fills: list[tuple[np.ndarray, Fill]] = []
         self._columns: dict[int, np.ndarray] = {}  # by node: a column per neuron, -1 where it is constant
         self._constants: dict[int, np.ndarray] = {}  # by node: the values of constant neurons, else 0
@@ -116,7 +116,7 @@ class Encoder:
         terms: list[tuple[np.ndarray, np.ndarray | float]],
         lower: np.ndarray | float,
         upper: np.ndarray | float,
-        forms: sparse.csr_array | None = None,
+        forms: scipy.sparse.csr_array | None = None,
     ) -> None:
         """Append rows `lower <= sum of terms + forms <= upper`.
 
@@ -131,39 +131,39 @@ class Encoder:
             else:
                 rows, index, count = np.arange(len(columns)), columns, len(columns)
                 data = np.broadcast_to(np.asarray(coefficients, dtype=np.float64), len(columns))
-            blocks.append(sparse.csr_array((data, (rows, index)), shape=(count, self.size)))
+            blocks.append(scipy.sparse.csr_array((data, (rows, index)), shape=(count, self.size)))
         matrix = sum(blocks[1:], blocks[0])
         sides = (np.broadcast_to(np.asarray(side, dtype=np.float64), matrix.shape[0]) for side in (lower, upper))
         self._rows.append((matrix, *sides))
 
-    def forms(self, node: int, index: np.ndarray) -> tuple[sparse.csr_array, np.ndarray]:
+    def forms(self, node: int, index: np.ndarray) -> tuple[scipy.sparse.csr_array, np.ndarray]:
         """Neurons `index` of a node as linear forms: a matrix (len(index), columns so far) and constants."""
-        matrices, constants = [sparse.csr_array((0, self.size))], [np.zeros(0)]
+        matrices, constants = [scipy.sparse.csr_array((0, self.size))], [np.zeros(0)]
         for chunk in np.array_split(index, max(1, math.ceil(len(index) / ROW_CHUNK))):
             if len(chunk):
                 rows = torch.from_numpy(chunk).to(self.graph.device).unsqueeze(0)
                 matrix, offset = self._over_columns(*start_rows(self.graph, node, rows, self.graph.dtype))
                 matrices.append(matrix)
                 constants.append(offset)
-        return sparse.csr_array(sparse.vstack(matrices)), np.concatenate(constants)
+        return scipy.sparse.csr_array(scipy.sparse.vstack(matrices)), np.concatenate(constants)
 
-    def output_forms(self, C: Tensor, d: Tensor) -> tuple[sparse.csr_array, np.ndarray]:
+    def output_forms(self, C: Tensor, d: Tensor) -> tuple[scipy.sparse.csr_array, np.ndarray]:
         """The rows `C y + d` of the output y as linear forms, as in `forms`."""
         A = C.to(self.graph.dtype).reshape(1, len(C), *self.graph.output_shape)
         return self._over_columns({self.graph.output: A}, d.to(self.graph.dtype).unsqueeze(0))
 
-    def _over_columns(self, form: dict, constant: Tensor) -> tuple[sparse.csr_array, np.ndarray]:
+    def _over_columns(self, form: dict, constant: Tensor) -> tuple[scipy.sparse.csr_array, np.ndarray]:
         """Forms over nodes, rewritten over the columns of their inputs and activations."""
         sources, constant = pull_back(self.graph, form, constant, {})
         offset = constant.squeeze(0).numpy().copy()
-        matrix = sparse.csr_array((len(offset), self.size))
+        matrix = scipy.sparse.csr_array((len(offset), self.size))
         for source, A in sources.items():
             values = dense(A).flatten(2).squeeze(0).numpy()
             offset += values @ self._constants[source]
             kept = np.flatnonzero(self._columns[source] >= 0)
-            block = sparse.coo_array(values[:, kept])
+            block = scipy.sparse.coo_array(values[:, kept])
             columns = self._columns[source][kept][block.coords[1]]
-            matrix += sparse.csr_array((block.data, (block.coords[0], columns)), shape=matrix.shape)
+            matrix += scipy.sparse.csr_array((block.data, (block.coords[0], columns)), shape=matrix.shape)
         return matrix, offset
 
     def add_activation(self, node: int, z: Interval) -> None:
@@ -203,7 +203,7 @@ class Encoder:
         post = self.add_columns(np.minimum(*ends), np.maximum(*ends), lambda values: values[node][index])
         forms, at_zero = self.forms(read, index)
         side = -(slope * at_zero + offset)
-        self.add_rows([(post, -1.0)], side, side, sparse.csr_array(sparse.diags_array(slope) @ forms))
+        self.add_rows([(post, -1.0)], side, side, scipy.sparse.csr_array(scipy.sparse.diags_array(slope) @ forms))
         return post
 
     def _add_unstable(self, node: int, op: Activation, index: np.ndarray, pre: np.ndarray, z: Interval) -> np.ndarray:
@@ -217,14 +217,14 @@ class Encoder:
         post = self.add_columns(span.lower.numpy(), span.upper.numpy(), lambda values: values[node][index])
         slope, offset = _stable_piece(op, l)
         terms: list[tuple[np.ndarray, np.ndarray | float]] = [(post, -1.0), (pre, slope)]
-        hinges = sparse.csr_array((len(index), self.size))
+        hinges = scipy.sparse.csr_array((len(index), self.size))
         for point, before, after in zip(op.breakpoints, op.slopes[:-1], op.slopes[1:], strict=True):
             inside = np.flatnonzero((l < point) & (point < u))
             if len(inside):
                 hinge = self._add_hinge(read, index[inside], pre[inside], point, l[inside], u[inside])
                 jump = np.full(len(inside), after - before)
-                added = sparse.csr_array((jump, (inside, hinge)), shape=(len(index), self.size))
-                hinges = sparse.csr_array(_widened(hinges, self.size) + added)
+                added = scipy.sparse.csr_array((jump, (inside, hinge)), shape=(len(index), self.size))
+                hinges = scipy.sparse.csr_array(_widened(hinges, self.size) + added)
         self.add_rows(terms, -offset, -offset, hinges)
         bends = sum((l < point) & (point < u) for point in op.breakpoints)
         several = np.flatnonzero(bends > 1)  # here triangles of single hinges are looser than the lines of the whole op
@@ -321,14 +321,14 @@ class Encoder:
                 paid = self._add_distance(x, origin, np.full(len(x), reach))
             else:
                 paid = self.add_columns([0.0], [reach], lambda values: np.abs(values[0] - origin).max(keepdims=True))
-                ones = sparse.csr_array((np.ones(len(x)), (np.arange(len(x)), np.full(len(x), paid[0]))))
+                ones = scipy.sparse.csr_array((np.ones(len(x)), (np.arange(len(x)), np.full(len(x), paid[0]))))
                 self.add_rows([(x, -1.0)], -origin, math.inf, ones)
                 self.add_rows([(x, 1.0)], origin, math.inf, ones)
         cost = np.zeros(self.size)
         cost[paid] = 1.0
         return cost
 
-    def range_of(self, matrix: sparse.csr_array, constant: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def range_of(self, matrix: scipy.sparse.csr_array, constant: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Bounds of linear forms from those of the columns."""
         lower, upper = np.concatenate(self._lower), np.concatenate(self._upper)
         matrix = _widened(matrix, self.size)
@@ -338,12 +338,12 @@ class Encoder:
     def program(self, cost: np.ndarray, offset: float = 0.0) -> LinearProgram:
         """The program so far, with the given cost per column."""
         matrices = [_widened(matrix, self.size) for matrix, _, _ in self._rows]
-        matrices.append(sparse.csr_array((0, self.size)))
+        matrices.append(scipy.sparse.csr_array((0, self.size)))
         return LinearProgram(
             cost=cost,
             lower=np.concatenate(self._lower),
             upper=np.concatenate(self._upper),
-            matrix=sparse.csr_array(sparse.vstack(matrices)),
+            matrix=scipy.sparse.csr_array(scipy.sparse.vstack(matrices)),
             row_lower=np.concatenate([np.zeros(0), *(lower for _, lower, _ in self._rows)]),
             row_upper=np.concatenate([np.zeros(0), *(upper for _, _, upper in self._rows)]),
             integer=np.concatenate(self._binary),
@@ -399,7 +399,7 @@ def _flat(tensor: Tensor) -> np.ndarray:
     return flat.numpy() if flat.dtype == torch.bool else flat.double().numpy()
 
 
-def _widened(matrix: sparse.csr_array, columns: int) -> sparse.csr_array:
+def _widened(matrix: scipy.sparse.csr_array, columns: int) -> scipy.sparse.csr_array:
     """The same matrix with zero columns appended."""
     parts = (matrix.data, matrix.indices, matrix.indptr)
-    return sparse.csr_array(parts, shape=(matrix.shape[0], columns))
+    return scipy.sparse.csr_array(parts, shape=(matrix.shape[0], columns))

@@ -75,9 +75,14 @@ class Node:
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """A network. `nodes[i].inputs` are indices below i."""
+    """A network. `nodes[i].inputs` are indices below i.
+
+    unmerged: the network before ops were merged, where that changed it. Merging rounds: constants that cancel each
+    other may then leave something else than they do in the network itself.
+    """
 
     nodes: tuple[Node, ...]
+    unmerged: Graph | None = None
 
     @property
     def input_shape(self) -> Shape:
@@ -98,6 +103,11 @@ class Graph:
     @property
     def device(self) -> torch.device:
         return self.nodes[0].at_zero.device
+
+    @property
+    def stated(self) -> Graph:
+        """The network op by op as it was stated, in float64 on the CPU: what counterexamples are judged on."""
+        return (self.unmerged or self).to(torch.float64, "cpu")
 
     def input_shapes(self, index: int) -> list[Shape]:
         """The shapes of what node `index` reads."""
@@ -131,7 +141,8 @@ class Graph:
         if dtype == self.dtype and torch.device(device) == self.device:
             return self
         return Graph(
-            tuple(replace(n, op=n.op.to(dtype, device), at_zero=n.at_zero.to(device, dtype)) for n in self.nodes)
+            tuple(replace(n, op=n.op.to(dtype, device), at_zero=n.at_zero.to(device, dtype)) for n in self.nodes),
+            self.unmerged,
         )
 
 
@@ -172,8 +183,11 @@ class GraphBuilder:
 
     def finish(self, output: int | None = None) -> Graph:
         """The graph that computes node `output` (default: the last), folded and without unused nodes."""
-        output = len(self.nodes) - 1 if output is None else output
-        return _fold(_prune(self.nodes, output))
+        nodes = _prune(self.nodes, len(self.nodes) - 1 if output is None else output)
+        merged = _fold(list(nodes))
+        if len(merged) == 1:
+            raise ModelError("the network computes nothing: its output is its input")
+        return Graph(tuple(merged), Graph(tuple(nodes)) if len(merged) < len(nodes) else None)
 
 
 def _limit(name: str, size: int) -> None:
@@ -191,7 +205,7 @@ def _prune(nodes: Sequence[Node], output: int) -> list[Node]:
     return [replace(nodes[old], inputs=tuple(number[i] for i in nodes[old].inputs)) for old in sorted(needed)]
 
 
-def _fold(nodes: list[Node]) -> Graph:
+def _fold(nodes: list[Node]) -> list[Node]:
     """Merge each op into the op before it wherever that op has one reader and `Op.after` knows how."""
     index = 1
     while index < len(nodes):
@@ -206,6 +220,4 @@ def _fold(nodes: list[Node]) -> Graph:
             index -= 1
         else:
             index += 1
-    if len(nodes) == 1:
-        raise ModelError("the network computes nothing: its output is its input")
-    return Graph(tuple(nodes))
+    return nodes

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 
 import numpy as np
-from scipy import sparse
+import scipy
 
 from verifier.errors import SolverError
 
@@ -57,7 +57,7 @@ class LinearProgram:
     cost: np.ndarray
     lower: np.ndarray
     upper: np.ndarray
-    matrix: sparse.csr_array
+    matrix: scipy.sparse.csr_array
     row_lower: np.ndarray
     row_upper: np.ndarray
     integer: np.ndarray = field(default_factory=lambda: np.zeros((), dtype=bool))
@@ -65,7 +65,7 @@ class LinearProgram:
     names: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        matrix = sparse.csr_array(self.matrix, dtype=np.float64)
+        matrix = scipy.sparse.csr_array(self.matrix, dtype=np.float64)
         if not matrix.has_canonical_format:
             matrix = matrix.copy()
             matrix.sum_duplicates()
@@ -184,7 +184,7 @@ def rescaled(program: LinearProgram) -> tuple[LinearProgram, np.ndarray, np.ndar
     program = with_whole_bounds(program)
     reach = np.maximum(np.abs(program.lower), np.abs(program.upper))
     column = np.where(program.integer, 1.0, np.where(reach > 0, power_of_two(reach), SMALLEST_SCALE))
-    matrix = program.matrix @ sparse.diags_array(np.where(reach > 0, column, 0.0))
+    matrix = program.matrix @ scipy.sparse.diags_array(np.where(reach > 0, column, 0.0))
     matrix.eliminate_zeros()
     largest = abs(matrix).max(axis=1).toarray().ravel() if matrix.nnz else np.zeros(matrix.shape[0])
     row = 1.0 / power_of_two(largest)
@@ -193,7 +193,7 @@ def rescaled(program: LinearProgram) -> tuple[LinearProgram, np.ndarray, np.ndar
         cost=program.cost * column,
         lower=program.lower / column,
         upper=program.upper / column,
-        matrix=sparse.diags_array(row) @ matrix,
+        matrix=scipy.sparse.diags_array(row) @ matrix,
         row_lower=program.row_lower * row,
         row_upper=program.row_upper * row,
     )

@@ -88,14 +88,15 @@ class Proof:
 
     lemmas: each rests on those about earlier activations. slots: the lines that leaves may state slopes of: neurons,
     and whether it is the line above (used where the coefficient is negative). refine: whether bounds of activations'
-    inputs are refined by backward passes (default: where intervals are not exact). recompute: by tree (default: for
-    none), whether that is done anew in every part, and what linear bounds prove of a part is cut off; worth it for
-    splits of inputs, and then `extra` does not count. merge: whether ReLUs that read the same but for the sign are one.
+    inputs are refined by backward passes (default: where intervals are not exact); 2: by parallel lines. recompute: by
+    tree (default: for none), whether that is done anew in every part, and what linear bounds prove of a part is cut
+    off; worth it for splits of inputs, and then `extra` does not count. merge: whether ReLUs that read the same but for
+    the sign are one.
     """
 
     trees: Sequence[Tree]
     lemmas: Sequence[Lemma] = ()
     slots: Sequence[tuple[Neuron, bool]] = ()
-    refine: Sequence[bool] | None = None
+    refine: Sequence[int] | None = None
     recompute: Sequence[bool] = ()
     merge: bool = False

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -28,11 +28,12 @@ from verifier.errors import InputError, SolverError, SpecificationError
 from verifier.graph import Graph
 from verifier.program import SolveOptions
 from verifier.proof import Proof
-from verifier.search.bab import BranchAndBound, Task
+from verifier.search.bab import BranchAndBound
 from verifier.search.record import Records
+from verifier.search.task import Task
 from verifier.simplify import simplified
 from verifier.spec.property import Property
-from verifier.types import Bounds, Interval
+from verifier.types import Bounds, Box, Interval
 from verifier.verdict import Result, SearchStatistics, StageReport, Verdict
 
 ALLOWANCE = 2
@@ -58,9 +59,10 @@ class Subject(Protocol):
 class Settings:
     """How to look for an answer.
 
-    timeout: seconds for the whole cascade. device: auto, cpu, cuda or cuda:N. proof: keep what proves a verdict, and
-    use nothing that cannot be kept. slack: how far above zero a search must prove the margin, beyond what rounding may
-    do; other bounds then do not count.
+    timeout: seconds for the whole cascade. device: auto, cpu, cuda or cuda:N. jobs: how many processes may search side
+    by side, all but one of them forks (on Linux, and not on a GPU). proof: keep what proves a verdict, and use nothing
+    that cannot be kept. slack: how far above zero a search must prove the margin, beyond what rounding may
+    do; other bounds then do not count. attacked: whether attacks have failed before, and need not be repeated.
     """
 
     method: str = "auto"
@@ -68,8 +70,10 @@ class Settings:
     timeout: float = 60.0
     device: str = "auto"
     seed: int = 0
+    jobs: int = 1
     proof: bool = False
     slack: float = 0.0
+    attacked: bool = False
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -139,9 +143,11 @@ class Question:
     def _rounding_allowance(self) -> float:
         """Twice what rounding does to a forward pass in the region: huge values inside must not pass for proof.
 
-        Both networks count, as loaded and as analysed: merging neurons may cancel huge constants.
+        The network counts as stated, as loaded and as analysed: merging ops or neurons may cancel huge constants.
         """
-        graphs = {self.graph, self.subject.graph.to(torch.float64, self.graph.device)}
+        device = self.graph.device
+        loaded = self.subject.graph
+        graphs = {self.graph, loaded.to(torch.float64, device), loaded.stated.to(device=device)}
         return ALLOWANCE * max(forward_error(graph, self.box, self.C, self.d) for graph in graphs)
 
     @property
@@ -208,20 +214,29 @@ def predict(question: Question) -> None:
 
 
 def attack(question: Question) -> None:
-    """FGSM and PGD on the property's margin, then PGD with restarts aimed at every unsafe set at once."""
-    graph, seed = question.graph.to(torch.float32), question.settings.seed
+    """FGSM and PGD on the property's margin."""
+    region = question.prop.region.inner_box().to(question.graph.device)
+    _descend(question, (Fgsm(), Pgd(steps=20, seed=question.settings.seed)), region, question.prop.margin)
+
+
+def restarts(question: Question) -> None:
+    """PGD with restarts, aimed at every unsafe set at once: dearer than the bounds that come first."""
     sets, region = question.prop.unsafe, question.prop.region.inner_box().to(question.graph.device)
     aimed = region.select(torch.zeros(len(sets), dtype=torch.long, device=question.graph.device))
 
     def each_set(outputs: Tensor) -> Tensor:
         return torch.cat([s.margin(outputs[i : i + 1]) for i, s in enumerate(sets)])
 
-    for method, start, objective in (
-        (Fgsm(), region, question.prop.margin),
-        (Pgd(steps=20, seed=seed), region, question.prop.margin),
-        (Pgd(steps=40, restarts=4, seed=seed + 1), aimed, each_set),
-    ):
-        points, margins = method(graph, start, objective)
+    _descend(question, (Pgd(steps=40, restarts=4, seed=question.settings.seed + 1),), aimed, each_set)
+
+
+def _descend(
+    question: Question, methods: Sequence[Fgsm | Pgd], region: Box, objective: Callable[[Tensor], Tensor]
+) -> None:
+    """Judge the best point of every attack, as long as the question is open."""
+    graph = question.graph.to(torch.float32)
+    for method in methods:
+        points, margins = method(graph, region, objective)
         question.judge(points[int(margins.argmin())].cpu().numpy())
         if question.decided or question.remaining <= 0:
             break
@@ -275,7 +290,7 @@ def bab(question: Question) -> None:
     unsafe = {k: question.prop.unsafe[k] for k in question.open_sets}
     graph, nodes, deadline = question.graph, question.nodes, question.deadline
     task = Task(graph, question.box, unsafe, nodes, question.allowance, deadline, judge, question.records)
-    outcome = BranchAndBound()(task, question.progress)
+    outcome = replace(BranchAndBound(), jobs=question.settings.jobs)(task, question.progress)
     question.searched.update(outcome.proved)
     question.search = SearchStatistics(outcome.nodes, outcome.evaluations, outcome.seconds)
     question.remark = f"{outcome.nodes} subdomains, worst bound {outcome.best:.4g}"
@@ -318,6 +333,7 @@ def milp(question: Question) -> None:
 STAGES: dict[str, Stage] = {
     "predict": predict,
     "attack": attack,
+    "restarts": restarts,
     "interval": interval,
     "crown": bound_stage(lambda question: Crown()),
     "alpha": bound_stage(lambda question: Alpha(steps=50, enough=question.allowance, deadline=question.deadline)),
@@ -325,9 +341,10 @@ STAGES: dict[str, Stage] = {
     "lp": bound_stage(lambda question: LpBounds(solver=question.settings.solver, deadline=question.deadline)),
     "milp": milp,
 }
-CASCADE = ("predict", "attack", "interval", "crown", "alpha", "bab", "milp")
-WITH_PROOF = ("predict", "attack", "interval", "crown", "bab")
+CASCADE = ("predict", "interval", "attack", "crown", "restarts", "bab", "milp")
+WITH_PROOF = ("predict", "attack", "interval", "crown", "restarts", "bab")
 WITH_SLACK = ("predict", "attack", "bab")
+ATTACKS = ("attack", "restarts")
 
 
 def verify(
@@ -346,7 +363,9 @@ def verify(
     lower = torch.full((len(prop.rows[1]),), -math.inf, dtype=torch.float64)
     question = Question(subject, prop, settings, began + settings.timeout, graph, lower, progress=progress)
     cascade = WITH_SLACK if settings.slack else WITH_PROOF if settings.proof else CASCADE
-    names = cascade if settings.method == "auto" else ("predict", settings.method)
+    names: tuple[str, ...] = cascade if settings.method == "auto" else ("predict", settings.method)
+    if settings.attacked:
+        names = tuple(name for name in names if name not in ATTACKS)
     reports: list[StageReport] = []
     for name in names:
         if question.decided or question.remaining <= 0:

@@ -31,7 +31,8 @@ class SearchStatistics:
     """What a branch and bound took.
 
     subdomains: how many were looked at. bounds: how many bounds were computed, one for each subdomain and step.
-    seconds: by part (tightening of hidden bounds before the search, bounding, branching, attack, leaves, overhead).
+    seconds: by part (tightening of hidden bounds before the search, shaving, bounding, branching, attack, leaves,
+    overhead), those of several processes added up.
     """
 
     subdomains: int

@@ -20,6 +20,8 @@ from verifier import zoo
 from verifier.batch.journal import sealed
 from verifier.batch.records import Record, Run, encoded
 
+MODELS = Path(__file__).parents[2] / "models"
+
 
 def onnx_model(shape: Sequence[int], nodes: Sequence[tuple[str, list[Any], dict[str, Any]]]) -> bytes:
     """A network of operators: 'x' is the input, 'v0', 'v1', ... are earlier results, arrays are weights."""
@@ -167,11 +169,21 @@ VNNLIB2 = b"""(vnnlib-version <2.0>)
 """
 
 
+def cards() -> dict[str, bytes]:
+    """The cards of bundled models."""
+    return {path.stem: path.read_bytes() for path in sorted(MODELS.glob("digits_*.json"))}
+
+
+RECIPE = b"""{"dataset": "digits", "arch": "mlp_100", "method": "crown_ibp", "eps": 0.1, "epochs": 3, "seed": 1}"""
+
+
 @cache
 def journal() -> bytes:
     """A journal of two results."""
     run = Run("m.pt", "ab" * 32, "", "digits", "cd" * 32, 2, ("8/255", "0.1"), "linf", "auto", "0.1.0", ("1", "3"))
     point = encoded(np.zeros((1, 2, 2)))
     first = Record(0, "0.1", 3, 3, "VERIFIED", "crown", 0.5, 0.25, 0.5, "", {"crown": 0.5}, (1, 2))
-    second = Record(1, "8/255", 3, 4, "FALSIFIED", "attack", 0.5, None, -0.5, "why", {}, (), point, "a.cert")
+    second = Record(
+        1, "8/255", 3, 4, "FALSIFIED", "attack", 0.5, None, -0.5, "why", {}, (), point, certificate="a.cert"
+    )
     return b"".join(sealed(line) for line in (run.line(), first.line(run), second.line(run)))

@@ -132,13 +132,33 @@ def swapped_arrays(draw: np.random.Generator, header: Header, arrays: Arrays) ->
 
 def renamed(draw: np.random.Generator, header: Header, arrays: Arrays) -> None:
     name = list(arrays)[int(draw.integers(len(arrays)))]
-    new = f"{name.split('.')[0]}.{draw.choice(['0', '1', 'a0', 'a1', 'a2', '', 'model'])}"
+    new = f"{name.split('.')[0]}.{draw.choice(['0', '1', 'a0', 'a1', 'a2', 'b1', 'a0.b1', 'a1.b1', '', 'model'])}"
     arrays[new] = arrays.pop(name)
 
 
 def heading(draw: np.random.Generator, header: Header, arrays: Arrays) -> None:
     """A field of the header that says something else."""
-    values: list[Any] = [0, 1, -1, [], [0], [1], [1, 1], [0, 0, 0], "real", "float32", "", None, 1e308, {}, True]
+    values: list[Any] = [
+        0,
+        1,
+        -1,
+        [],
+        [0],
+        [1],
+        [1, 1],
+        [0, 0, 0],
+        [2],
+        [2, 0],
+        [2, 2],
+        [-1, 3],
+        "real",
+        "float32",
+        "",
+        None,
+        1e308,
+        {},
+        True,
+    ]
     field = draw.choice(["semantics", "merge", "refine", "recompute", "producer", "kind.0", "slots"])
     header[str(field)] = values[int(draw.integers(len(values)))]
     if draw.random() < 0.2:

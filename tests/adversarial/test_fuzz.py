@@ -20,14 +20,16 @@ from victims import victims
 
 from verifier.batch.merging import read_all
 from verifier.certificate import checker
-from verifier.certificate.arithmetic import Rounded
 from verifier.certificate.checker import Refused
 from verifier.certificate.reading import Network
+from verifier.certificate.rounded import Rounded
 from verifier.cli.check import read_point
 from verifier.data import load_dataset
 from verifier.errors import InputError, VerifierError
 from verifier.load import load
 from verifier.spec.vnnlib import read_query, read_vnnlib
+from verifier.train.config import read_config
+from verifier.zoo import read_card
 
 SAMPLE, MANY = 40, 100_000
 POINT = b"((X_0 0.5)\n (X_1 -1.25e-1)\n (Y_0 1))\n"
@@ -119,6 +121,8 @@ READERS: dict[str, Reader] = {
     "VNN-LIB 2.0": Reader(lambda: {"two": corpora.VNNLIB2}, TEXT, read_property, ".vnnlib"),
     "certificate": Reader(certificates, (*BYTES, *TEXT), read_certificate, ".cert", (Refused,)),
     "journal": Reader(lambda: {"j": corpora.journal()}, LINES, lambda path: read_all([path]), ".jsonl", (InputError,)),
+    "card": Reader(corpora.cards, (damages.json_values, *TEXT), read_card, ".json", (InputError,)),
+    "recipe": Reader(lambda: {"r": corpora.RECIPE}, (damages.json_values, *TEXT), read_config, ".json", (InputError,)),
     "counterexample": Reader(lambda: {"c": POINT}, TEXT, read_counterexample, ".txt", (InputError,)),
 }
 

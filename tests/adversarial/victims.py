@@ -16,12 +16,15 @@ from puzzles import Layers, Subject, network, output
 from valleys import coarse, valley
 
 from verifier.attack.pgd import Pgd
+from verifier.batch.query import certified_answer
 from verifier.certificate.claim import Certificate
 from verifier.certificate.statement import vnnlib
 from verifier.certificate.trees import TYPES, unpack
 from verifier.certified import verify_certified
 from verifier.load.export import onnx_bytes
 from verifier.spec.property import HalfSpaces, Property, Region, exact
+from verifier.spec.robustness import ball
+from verifier.spec.vnnlib import parse
 from verifier.strategy import Settings
 
 Header = dict[str, Any]
@@ -74,7 +77,7 @@ def margin(layers: Layers, prop: Property, point: np.ndarray) -> Fraction:
 def certified(layers: Layers, prop: Property, wanted: Sequence[str] = ()) -> Certificate:
     """A certificate in which these arrays are not empty; what a search leaves behind depends on the clock."""
     for _ in range(TRIES):
-        certificate = verify_certified(Subject(network(layers)), prop, Settings(timeout=20, device="cpu")).certificate
+        certificate = verify_certified(Subject(network(layers)), prop, Settings(timeout=120, device="cpu")).certificate
         assert certificate is not None, "a victim has no certificate"
         arrays = unpack(certificate.content)
         if all(name in arrays and arrays[name].any() for name in wanted):
@@ -155,11 +158,72 @@ def split(seed: int) -> Victim:
     return victim(layers, prop, point, gap, ("kind.0", "extra.0", "kind.a1", "extra.a1", "codes"))
 
 
+def balled(norm: int) -> Victim:
+    """An l1 or l2 ball; the false claims are about its box, or a larger ball, too."""
+    draw, gap, word = np.random.default_rng([norm, 5]), 2.0**-4, f"l{norm}"
+    layers = [(coarse(draw, n, m), coarse(draw, n)) for m, n in pairwise((4, 8, 6, 1))]
+    origin = coarse(draw, 4)
+
+    def claimed(region: Region, d: float) -> Property:
+        return Property(
+            region, (HalfSpaces(torch.ones(1, 1, dtype=torch.float64), torch.tensor([d], dtype=torch.float64)),)
+        )
+
+    region = ball(origin, Fraction(1, 2), word, None, None)
+    steps = np.concatenate((draw.normal(size=(2000, 4)), np.eye(4), -np.eye(4)))
+    steps *= 0.4999 / np.linalg.norm(steps, norm, axis=1, keepdims=True)
+    point = min((exact(origin + step) for step in steps), key=lambda x: output(layers, x)[0])
+    assert region.contains(point)
+    d = float(Fraction(gap) - output(layers, point)[0])
+    certificate = certified(layers, claimed(region, d))
+    below = -(gap + NEAR)
+    *others, (weight, bias) = layers
+    lowered: Layers = [*others, (weight, bias + below)]
+    box, large = Region(region.lower, region.upper), ball(origin, Fraction(64), word, None, None)
+    false = []
+    for name, net, prop, places in (
+        ("the half-space moved", layers, claimed(region, d + below), [point]),
+        ("another network", lowered, claimed(region, d), [point]),
+        ("a larger ball", layers, claimed(large, d), [exact(origin + 120 * step) for step in steps[:500]]),
+        ("the box without the ball", layers, claimed(box, d), [farthest(layers, claimed(box, d))]),
+    ):
+        if any(violated(net, prop, place) and prop.region.contains(place) for place in places):
+            false.append(Claim(name, onnx_bytes(network(net)), vnnlib(prop).encode()))
+    assert len(false) >= 3
+    return Victim(certificate, false)
+
+
+def regional(seed: int) -> Victim:
+    """Two boxes with a set each: lemmas and slopes by box. The false claims exchange the sets, or move one of them."""
+    draw, gap = np.random.default_rng(seed), 2.0**-6
+    layers, low, place = valley(draw, [1.0, 1.0], hidden=(4, 3))
+    one, half = np.full(2, Fraction(1), dtype=object), np.array([place[0] / 2, Fraction(1)], dtype=object)
+    other = exact(np.array([-1.0, 1.0])) if place[0] > 0 else one
+    near = (np.minimum(place, half), one) if place[0] > 0 else (-one, np.maximum(half, place))
+    value = output(layers, other)[0]
+
+    def claims(*gaps: Fraction) -> list[Property]:
+        tight = question(*near, [(np.ones((1, 1)), np.array([float(gaps[0] - low)]))])
+        return [tight, question(other, other, [(np.ones((1, 1)), np.array([float(gaps[1] - value)]))])]
+
+    subject = Subject(network(layers))
+    text = vnnlib(*claims(Fraction(gap), Fraction(gap))).encode()
+    found = certified_answer(subject, parse(text.decode()), text, Settings(timeout=120, device="cpu"))[1].certificate
+    assert found is not None
+    below = -Fraction(NEAR)
+    false = []
+    for name, gaps in (("the first moved", (below, Fraction(gap))), ("the second moved", (Fraction(gap), below))):
+        false.append(Claim(name, subject.onnx(), vnnlib(*claims(*gaps)).encode()))
+    return Victim(found, false)
+
+
 SOURCES: dict[str, tuple[Callable[[int], Victim], Sequence[int]]] = {
     "halved": (halved, (0, 1)),
     "mirrored": (mirrored, (0, 1)),
     "conjoined": (conjoined, (0, 1)),
     "split": (split, (1,)),
+    "balled": (balled, (1, 2)),
+    "regional": (regional, (0,)),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import signal
 import subprocess
@@ -96,6 +97,12 @@ def test_a_run_stopped_anywhere_goes_on_without_asking_again(tmp_path: Path, sin
     assert verdicts(certify(tmp_path / "a", asked(), serve=noting)) == single and len(questions) == 24 - len(stopped)
 
 
+def test_merging_nothing_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a").touch()
+    with pytest.raises(InputError, match="no results to merge"):
+        merge([tmp_path / "a"], tmp_path / "b")
+
+
 def test_shards_merged_are_the_single_run(tmp_path: Path, single: dict[Case, str]) -> None:
     for part in (1, 2, 3):
         found = certify(tmp_path / str(part), asked(), Plan(batch=5, shard=(part, 3)))
@@ -165,7 +172,8 @@ def test_certificates_are_stored_before_they_are_cited_and_hold(tmp_path: Path, 
     for path, record in zip(
         cited, sorted(proved, key=lambda r: [p.name for p in cited].index(str(r.certificate))), strict=True
     ):
-        accepted = check(path.read_bytes(), model, path.with_suffix(".vnnlib").read_bytes(), "exact")
+        statement = gzip.decompress(path.with_suffix(".vnnlib.gz").read_bytes())
+        accepted = check(path.read_bytes(), model, statement, "exact")
         assert record.proved is not None and record.proved <= accepted.margin + 1e-9
     with pytest.raises(InputError, match="kind of evidence"):
         certify(tmp_path / "a", asked(8, "0.05"))
@@ -174,7 +182,7 @@ def test_certificates_are_stored_before_they_are_cited_and_hold(tmp_path: Path, 
 def test_a_proof_without_an_accepted_certificate_is_not_kept(tmp_path: Path) -> None:
     """A worker that claims VERIFIED and shows nothing is a defect, and stops the run."""
     with pytest.raises(AssertionError):
-        certify(tmp_path / "a", asked(2, certified=True), setup=Workplace.of(asked(2, certified=True)))
+        certify(tmp_path / "a", asked(2, certified=True), setup=Workplace.of(asked(2)))
     assert not any(line["kind"] == "result" for line in read(tmp_path / "a")[0])
 
 

@@ -13,11 +13,13 @@ import numpy as np
 import torch
 from nets import Case, random_case
 
-from verifier.certificate.analysis import Analysis, Domains
-from verifier.certificate.arithmetic import Exact, Rounded
+from verifier.certificate.analysis import Analysis
+from verifier.certificate.exact import Exact
 from verifier.certificate.properties import Case as Statement
 from verifier.certificate.properties import read_property
+from verifier.certificate.pulling import Domains
 from verifier.certificate.reading import Network
+from verifier.certificate.rounded import Rounded
 from verifier.certificate.statement import vnnlib
 from verifier.graph import Graph
 from verifier.load.export import export_onnx

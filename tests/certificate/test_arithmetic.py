@@ -11,8 +11,9 @@ from certified import ARITHMETICS, Files, onnx_bytes, row_bounds
 from nets import mlp
 
 from verifier.attack.exact import exact_output
-from verifier.certificate.arithmetic import Exact, Rounded, limbs
+from verifier.certificate.exact import Exact, limbs
 from verifier.certificate.reading import Network
+from verifier.certificate.rounded import Rounded
 from verifier.graph import Graph, GraphBuilder
 from verifier.ops.affine import Linear
 from verifier.ops.convolution import Conv2d

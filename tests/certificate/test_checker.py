@@ -25,14 +25,16 @@ from certified import (
     shifted,
 )
 from nets import mlp, samples
+from test_layers import PARTS
 from test_simplify import with_copies
 
 from verifier.attack.exact import exact_output
 from verifier.certificate import checker
 from verifier.certificate.analysis import Analysis
-from verifier.certificate.arithmetic import Exact, Rounded
 from verifier.certificate.checker import Refused
+from verifier.certificate.exact import Exact
 from verifier.certificate.reading import Network
+from verifier.certificate.rounded import Rounded
 from verifier.certificate.writer import write
 from verifier.graph import GraphBuilder
 from verifier.ops.affine import Linear
@@ -187,7 +189,8 @@ def test_runs_alone(tmp_path: Path) -> None:
     """Copied to an empty folder, without this package."""
     files = shifted(random_files(3), 1e-6)
     folder = Path(checker.__file__).parent
-    for name in ("checker.py", "analysis.py", "balls.py", "trees.py", "arithmetic.py", "properties.py", "reading.py"):
+    for part in PARTS:
+        name = f"{part}.py"
         (tmp_path / name).write_bytes((folder / name).read_bytes())
     (tmp_path / "c.cert").write_bytes(write(files.model, files.text, flat_proof(files)))
     (tmp_path / "m.onnx").write_bytes(files.model)

@@ -12,9 +12,11 @@ from certified import NO_HINTS, Files, random_files
 from onnx import TensorProto, helper, numpy_helper
 
 from verifier.certificate.analysis import Analysis
-from verifier.certificate.arithmetic import Exact, Rounded
+from verifier.certificate.exact import Exact
+from verifier.certificate.nodes import Refused
 from verifier.certificate.properties import Case, read_property
-from verifier.certificate.reading import Network, Refused
+from verifier.certificate.reading import Network
+from verifier.certificate.rounded import Rounded
 from verifier.certificate.statement import vnnlib
 from verifier.spec.property import exact
 from verifier.spec.vnnlib import parse
@@ -62,8 +64,24 @@ CASES: dict[str, tuple[tuple[int, ...], Op]] = {
         MAPS,
         ("AveragePool", ["x"], {"kernel_shape": [3, 3], "pads": [1] * 4, "count_include_pad": 1}),
     ),
+    "AveragePool in ceil mode": (
+        MAPS,
+        ("AveragePool", ["x"], {"kernel_shape": [3, 2], "strides": [2, 2], "pads": [1, 0, 0, 0], "ceil_mode": 1}),
+    ),
     "GlobalAveragePool": (MAPS, ("GlobalAveragePool", ["x"], {})),
     "MaxPool": (MAPS, ("MaxPool", ["x"], {"kernel_shape": [3, 2], "strides": [2, 2], "pads": [1, 0, 1, 1]})),
+    "MaxPool in ceil mode": (
+        MAPS,
+        ("MaxPool", ["x"], {"kernel_shape": [3, 2], "strides": [2, 2], "ceil_mode": 1, "dilations": [1, 2]}),
+    ),
+    "MaxPool in ceil mode, padded": (
+        MAPS,
+        ("MaxPool", ["x"], {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1], "ceil_mode": 1}),
+    ),
+    "MaxPool in ceil mode, without windows that begin in the padding": (
+        MAPS,
+        ("MaxPool", ["x"], {"kernel_shape": [2, 2], "strides": [3, 3], "pads": [0, 0, 1, 1], "ceil_mode": 1}),
+    ),
     "Max": (ROW, ("Max", ["x", weight(7)], {})),
     "Min": (ROW, ("Min", [weight(7), "x"], {})),
     "BatchNormalization": (MAPS, ("BatchNormalization", ["x", weight(4), weight(4), weight(4), positive], {})),
@@ -88,6 +106,8 @@ CASES: dict[str, tuple[tuple[int, ...], Op]] = {
     "Gather": (MAPS, ("Gather", ["x", ints(3, 0, 0)], {"axis": 1})),
     "Expand": (ROW, ("Expand", ["x", ints(2, 3, 7)], {})),
     "Pad": (MAPS, ("Pad", ["x", ints(0, 0, 1, 2, 0, 0, 0, 1), np.float32(0)], {})),
+    "Pad with a constant": (MAPS, ("Pad", ["x", ints(0, 0, 1, 2, 0, 1, 0, 1), np.float32(0.3)], {})),
+    "Pad by reflection": (MAPS, ("Pad", ["x", ints(0, 0, 1, 2, 0, 0, 0, 1), np.float32(0.3)], {"mode": "reflect"})),
     "Identity": (ROW, ("Identity", ["x"], {})),
     "Dropout": (ROW, ("Dropout", ["x"], {})),
 }
@@ -135,6 +155,147 @@ def test_operators_agree_with_onnxruntime(name: str) -> None:
                     assert np.abs((low + high) / 2 - y).max() <= 1e-5 * (1 + np.abs(y).max())
 
 
+def model_of_many(ops: list[tuple[str, list[str], str, dict[str, Any]]], stored: dict[str, np.ndarray]) -> bytes:
+    """A model of ROW -> "y" from operators (name, inputs, output, attributes)."""
+    graph = helper.make_graph(
+        [helper.make_node(name, inputs, [output], **attributes) for name, inputs, output, attributes in ops],
+        "several",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ROW)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(value, name) for name, value in stored.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    return bytes(model.SerializeToString())
+
+
+SQUARE = {"W": weight(7, 7), "b": weight(7), "c": weight(7), "r": ints(1, 7)}
+# What is computed from x W, and how many nodes of the network compute something.
+SHIFTED: dict[str, tuple[list[tuple[str, list[str], str, dict[str, Any]]], int]] = {
+    "once": ([("Add", ["z", "b"], "y", {})], 1),
+    "from the left, negative": ([("Sub", ["z", "b"], "v", {}), ("Relu", ["v"], "y", {})], 2),
+    "twice": ([("Add", ["z", "b"], "v", {}), ("Add", ["v", "c"], "y", {})], 2),
+    "read by another": ([("Add", ["z", "b"], "v", {}), ("Add", ["v", "z"], "y", {})], 3),
+    "read later, reshaped": (
+        [("Reshape", ["z", "r"], "u", {}), ("Add", ["z", "b"], "v", {}), ("Max", ["v", "u"], "y", {})],
+        5,
+    ),
+    "the output": ([("Add", ["z", "b"], "v", {}), ("Concat", ["v", "z"], "y", {"axis": 1})], 2),
+    "another order": ([("Transpose", ["z"], "u", {}), ("Add", ["u", "b1"], "y", {})], 1),
+    "several times": ([("Concat", ["z", "z"], "u", {"axis": 1}), ("Add", ["u", "bc"], "y", {})], 2),
+    "of a part": ([("Gather", ["z", "few"], "u", {"axis": 1}), ("Add", ["u", "c3"], "y", {})], 2),
+    "and a value": ([("Add", ["z", "x"], "y", {})], 2),
+}
+
+
+@pytest.mark.parametrize("name", SHIFTED)
+def test_constants_become_biases_where_nothing_else_reads_the_sum(name: str) -> None:
+    ops, count = SHIFTED[name]
+    stored = {**SQUARE, "b1": weight(7, 1), "bc": weight(14), "few": ints(2, 0, 5), "c3": weight(3)}
+    used = {i for _, inputs, _, _ in ops for i in inputs} | {"W"}
+    model = model_of_many(
+        [("MatMul", ["x", "W"], "z", {}), *ops], {name: value for name, value in stored.items() if name in used}
+    )
+    assert len(Network(model).nodes) == 2 + count
+    agree_on_a_point(model, 0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_layers_of_few_weights_read_few_values(seed: int) -> None:
+    """A dense layer of 7 -> 64, one of 64 -> 48 with up to three weights in a column, and one that reads both."""
+    generator = np.random.default_rng(seed)
+    sparse = np.zeros((64, 48), dtype=np.float32)
+    for columns in (48, 48, 20):
+        sparse[generator.permutation(64)[:columns], np.arange(columns)] = generator.normal(size=columns)
+    ops: list[tuple[str, list[str], str, dict[str, Any]]] = [
+        ("MatMul", ["x", "W"], "u", {}),
+        ("Gemm", ["u", "S", "c"], "v", {}),
+        ("Relu", ["v"], "w", {}),
+        ("Concat", ["w", "u"], "both", {"axis": 1}),
+        ("MatMul", ["both", "T"], "y", {}),
+    ]
+    last = np.zeros((112, 112), dtype=np.float32)
+    last[generator.permutation(112), np.arange(112)] = last[generator.permutation(112), np.arange(112)] = 1.5
+    stored = {"W": weight(7, 64), "S": sparse, "c": weight(48), "T": last}
+    network = Network(model_of_many(ops, stored))
+    thin = [node.shape for node in network.nodes if node.op == "affine" and node.shape[:2] != (1, 1)]
+    assert thin == [(48, 1, int((sparse != 0).sum(axis=0).max()), 1), (112, 1, 2, 1)]
+    agree_on_a_point(model_of_many(ops, stored), seed)
+    for j in (3, 5):
+        node, generator = network.nodes[j], np.random.default_rng(seed)
+        x, rows = generator.normal(size=(5, node.width)), generator.normal(size=(4, node.size))
+        x[:, 0] = 0
+        y = node.forward(x[:, node.index], node.weights[0].array)
+        back = node.backward(rows, node.weights[0].array)
+        assert np.allclose(y @ rows.T, x @ back.T)
+
+
+@pytest.mark.parametrize("single", [False, True])
+@pytest.mark.parametrize("arithmetic", [Exact, Rounded])
+def test_bounds_do_not_depend_on_what_is_stored(
+    arithmetic: type[Exact | Rounded], single: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MatMul and Add with the zeros left out, against Gemm with all of them: bounds of boxes, and samples within."""
+    generator = np.random.default_rng(0)
+    sparse = np.zeros((64, 64), dtype=np.float32)
+    for _ in range(3):
+        sparse[generator.permutation(64), np.arange(64)] = generator.normal(size=64)
+    stored = {"W": weight(7, 64), "b": weight(64), "S": sparse, "c": weight(64), "T": weight(64, 3)}
+    last: list[tuple[str, list[str], str, dict[str, Any]]] = [("Relu", ["v"], "w", {}), ("MatMul", ["w", "T"], "y", {})]
+    apart = model_of_many(
+        [
+            ("MatMul", ["x", "W"], "u", {}), ("Add", ["u", "b"], "p", {}), ("Relu", ["p"], "q", {}),
+            ("MatMul", ["q", "S"], "r", {}), ("Add", ["r", "c"], "v", {}), *last,
+        ],
+        stored,
+    )  # fmt: skip
+    whole = model_of_many(
+        [("Gemm", ["x", "W", "b"], "p", {}), ("Relu", ["p"], "q", {}), ("Gemm", ["q", "S", "c"], "v", {}), *last],
+        stored,
+    )
+    thin = Network(apart)
+    assert [node.shape[:2] for node in thin.nodes if node.op == "affine"] == [(1, 1), (64, 1), (1, 1)]
+    monkeypatch.setattr("verifier.certificate.nodes.SPARSE", 1 << 20)
+    full = Network(whole)
+    assert {node.shape[:2] for node in full.nodes if node.op == "affine"} == {(1, 1)}
+    x = generator.normal(size=(2, 7)).astype(np.float32).astype(np.float64)
+    rows = np.concatenate((np.eye(3), -np.eye(3)))[None].repeat(2, axis=0)
+    found = []
+    with np.errstate(all="ignore"):
+        for network in (thin, full):
+            analysis = Analysis(network, arithmetic, single, {**NO_HINTS, "refine": [1, 1]})
+            d = analysis.bounds((x - 0.125, x + 0.125))
+            found.append(analysis.arithmetic.down(analysis.least(network.output, rows, d, np.arange(2))))
+    assert np.abs(found[0] - found[1]).max() <= (1e-4 if single else 1e-9)
+    session = onnxruntime.InferenceSession(apart, providers=["CPUExecutionProvider"])
+    for _ in range(50):
+        for low, centre in zip(found[0].reshape(2, 6), x, strict=True):
+            point = (centre + generator.uniform(-0.125, 0.125, 7)).astype(np.float32)
+            y = session.run(None, {"x": point[None]})[0][0].astype(np.float64)
+            assert (low <= np.concatenate((y, -y)) + (0 if single else 1e-4)).all()
+
+
+def agree_on_a_point(model: bytes, seed: int) -> None:
+    """The enclosure of real values is narrow and near onnxruntime's; that of float32 values holds it."""
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    x = np.random.default_rng(seed).standard_normal(session.get_inputs()[0].shape).astype(np.float32)
+    y, network = session.run(None, {"x": x})[0].astype(np.float64).ravel(), Network(model)
+    point = x.reshape(1, -1).astype(np.float64)
+    for arithmetic in (Exact, Rounded):
+        for single in (False, True):
+            analysis = Analysis(network, arithmetic, single, {**NO_HINTS, "refine": [0] * len(network.activations)})
+            with np.errstate(all="ignore"):
+                d = analysis.bounds((point, point))
+                rows = np.eye(network.output.size)[None]
+                pulled = analysis.arithmetic.down(analysis.least(network.output, rows, d, np.arange(1)))
+            low, high = (network.output.gather(side)[0] for side in (d.lower, d.upper))
+            assert low.shape == y.shape
+            if single:
+                assert ((low <= y) & (y <= high) & (pulled <= y)).all()
+            else:
+                assert ((high - low) <= 1e-10 * (1 + np.abs(y))).all()
+                assert max(np.abs(low - y).max(), np.abs(pulled - y).max()) <= 1e-5 * (1 + np.abs(y).max())
+
+
 REFUSALS: dict[str, tuple[tuple[int, ...], Op]] = {
     "Softmax": (ROW, ("Softmax", ["x"], {})),
     "product of values": (ROW, ("Mul", ["x", "x"], {})),
@@ -144,7 +305,11 @@ REFUSALS: dict[str, tuple[tuple[int, ...], Op]] = {
     "bias from the input": (ROW, ("Gemm", ["x", weight(7, 7), "x"], {})),
     "NaN weights": (ROW, ("Mul", ["x", np.float32([np.nan] * 7)], {})),
     "infinite weights": (ROW, ("Add", ["x", np.float32([np.inf] * 7)], {})),
-    "padding with ones": (ROW, ("Pad", ["x", ints(0, 1, 0, 0), np.float32(1)], {})),
+    "ceil mode that counts padding": (
+        MAPS,
+        ("AveragePool", ["x"], {"kernel_shape": [2, 2], "strides": [2, 2], "ceil_mode": 1, "count_include_pad": 1}),
+    ),
+    "padding with NaN": (ROW, ("Pad", ["x", ints(0, 1, 0, 0), np.float32(np.nan)], {})),
     "several slopes": (ROW, ("PRelu", ["x", np.float32([0.1] * 6 + [0.2])], {})),
     "training": (
         MAPS,

@@ -19,6 +19,7 @@ import pytest
 from verifier.batch import workers
 from verifier.batch.journal import read
 from verifier.batch.merging import read_all
+from verifier.certificate.trees import unpack
 
 Run = Callable[..., tuple[int, str, str]]
 ROOT = Path(__file__).parents[2]
@@ -30,7 +31,7 @@ def test_a_run_whose_answers_are_known_by_hand(run: Run, folder: Path) -> None:
     code, out, err = run(*KNOWN, "--eps", "0.2")
     assert (code, err) == (0, "")
     lines = out.splitlines()
-    proved = "1 (50.00 %) are proved within linf distance 0.2"
+    proved = "1 (50.00 %) are certified within linf distance 0.2"
     assert lines[0] == f"CERTIFIED: of 2 data images {proved}, 1 (50.00 %) are broken, 0 are undecided."
     assert lines[2].split() == ["0.2", *["50.00", "%"] * 4, "0.00", "%"]
     assert lines[-1] == "written: a.jsonl"
@@ -64,7 +65,7 @@ def test_shards_are_merged_and_reported(run: Run, folder: Path) -> None:
         assert code == 0 and f"written: certify_out/known_data_linf_0.2_{part}of2.jsonl" in out
     shards = [f"certify_out/known_data_linf_0.2_{part}of2.jsonl" for part in (2, 1)]
     code, out, err = run("merge", *shards, "-o", "all.jsonl")
-    assert (code, err) == (0, "") and "of 2 data images 1 (50.00 %) are proved" in out
+    assert (code, err) == (0, "") and "of 2 data images 1 (50.00 %) are certified" in out
     code, out, err = run("report", "all.jsonl", "--png", "figures", "--csv", "table.csv", "-o", "pages/report.html")
     assert (code, err) == (0, "") and "written: pages/report.html" in out
     assert Path("pages/report.html").read_text().startswith("<!DOCTYPE html>")
@@ -146,7 +147,7 @@ def test_a_second_ctrl_c_stops_at_once(run: Run, folder: Path, monkeypatch: pyte
 # kill -9 of the parent and of its workers, at random moments of a real run.
 
 COMMAND = ("certify", str(ROOT / "models" / "digits_mlp.pt"), "--eps", "0.03", "--journal", "a.jsonl")
-OPTIONS = ("--limit", "40", "--batch", "4", "--jobs", "2", "--resume", "-v")
+OPTIONS = ("--limit", "40", "--batch", "4", "--jobs", "2", "--resume", "-v", "--certificates", "proofs")
 SAID = re.compile(r"^input (\d+), eps 0.03: (\w+) by ", re.MULTILINE)
 
 
@@ -199,9 +200,11 @@ def strike(moments: int, seed: int) -> None:
 
 
 def check(said: dict[int, str]) -> None:
-    """Every result that was told is in the journal, once, and nothing is missing."""
+    """Every result that was told is in the journal, once, and nothing is missing, certificates included."""
     results = [line for line in read(Path("a.jsonl"))[0] if line["kind"] == "result"]
     kept = {line["index"]: line["verdict"] for line in results}
+    cited = [Path("proofs", line["certificate"]) for line in results if line["verdict"] == "VERIFIED"]
+    assert all(unpack(path.read_bytes()) and path.with_suffix(".vnnlib.gz").is_file() for path in cited)
     assert len(results) == len(kept) and said.items() <= kept.items()
 
 

@@ -132,6 +132,13 @@ def test_a_folder_that_cannot_be_written(run: Run, bad: Path) -> None:
     assert "data.npz" in err and "--out" in err
 
 
+def test_a_certificate_does_not_replace_what_is_no_file(run: Run, bad: Path) -> None:
+    os.mkfifo("pipe")
+    code, _, err = run("verify", *KNOWN, "--eps", "0", "--certificate", "pipe")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "pipe: is no ordinary file" in err and Path("pipe").is_fifo()
+
+
 def test_the_script_verify_names_itself(bad: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code = main_verify(["nowhere.pt", *EPS])
     captured = capsys.readouterr()

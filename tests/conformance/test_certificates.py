@@ -17,15 +17,9 @@ from verifier.ops.smooth import Sigmoid, Tanh
 from verifier.search.bab import BranchAndBound
 from verifier.spec.property import HalfSpaces, Property, Region, exact
 from verifier.strategy import Settings
-from verifier.verdict import Verdict
 
 SPLITS = {"neurons": BranchAndBound(input_limit=0, trial_limit=0), "inputs": BranchAndBound(input_limit=10**6)}
 FEW = 4  # inputs; more are hopeless to split one by one
-REFUSED = {
-    "pad": "padding with other than 0",
-    "average pool padded": "pooling in ceil mode is not supported",
-}
-"""What the checker does not read."""
 
 
 class Subject(Native):
@@ -53,10 +47,6 @@ def test_every_op_is_certified(case: OpCase, split: str, monkeypatch: pytest.Mon
         pytest.skip("too many inputs to be split")
     monkeypatch.setattr(strategy, "BranchAndBound", lambda: SPLITS[split])
     found = verify_certified(Subject(graph), claim(graph), Settings(timeout=30, device="cpu"))
-    if case.name in REFUSED:
-        assert found.certificate is None and found.result.verdict is Verdict.UNKNOWN
-        assert REFUSED[case.name] in found.result.reason
-        return
     assert found.certificate is not None, found.result.reason
     proved = found.certificate
     accepted = check(proved.content, proved.model, proved.statement, "exact")

@@ -99,6 +99,14 @@ CASES: dict[str, tuple] = {
     "without batch": ((4,), [("MatMul", ["x", W[4, 3]], {}), ("Add", ["v0", W[3,]], {}), ("Relu", ["v1"], {})]),
     "without batch, left": ((4,), [("MatMul", [W[3, 4], "x"], {}), ("Unsqueeze", ["v0", ints(0)], {})]),
     "without batch, reshape": ((4,), [("Reshape", ["x", ints(1, -1)], {}), ("Gemm", ["v0", W[4, 3]], {})]),
+    "without batch, norm": (
+        (6,),
+        [
+            ("Reshape", ["x", ints(2, 3)], {}),
+            ("BatchNormalization", ["v0", W[3,], W[3,], W[3,], abs(W[3,])], {}),
+        ],
+    ),
+    "sum of constants first": (("N", 4), [("Sum", [W[4,], W[1, 4], "x"], {})]),
     "conv": (MAP, [("Conv", ["x", W[5, 2, 3, 3], W[5,]], {"strides": [2, 1], "pads": [1, 2, 1, 2]})]),
     "conv dilated": (MAP, [("Conv", ["x", W[5, 2, 3, 3]], {"dilations": [2, 2], "pads": [1, 1, 1, 1]})]),
     "conv uneven pads": (MAP, [("Conv", ["x", W[5, 2, 3, 3]], {"pads": [0, 1, 2, 3]})]),
@@ -275,7 +283,26 @@ REFUSED: dict[str, tuple] = {
     "malformed": (("N", 4), [("LeakyRelu", ["x"], {"alpha": "one"})], "malformed operator 'LeakyRelu' at node 'n0'"),
     "weight of rank 1": (("N", 4), [("Gemm", ["x", W[4,]], {}), ("Gemm", ["v0", W[3, 4]], {})], "is not a matrix"),
     "stride zero": (MAP, [("MaxPool", ["x"], {"kernel_shape": [2, 2], "strides": [0, 0]})], "malformed .* 'n0'"),
-    "integers": (("N", 4), [("Cast", ["x"], {"to": TensorProto.INT64})], "conversions to floating point"),
+    "integers": (("N", 4), [("Cast", ["x"], {"to": TensorProto.INT64})], "conversions to float32"),
+    "half precision": (("N", 4), [("Cast", ["x"], {"to": TensorProto.FLOAT16})], "conversions to float32"),
+    "batch squeezed with all": ((1, 4), [("Squeeze", ["x"], {})], "'Squeeze' at node 'n0': .*batch axis"),
+    "batch gathered": ((1, 4), [("Gather", ["x", ints(0, -1)], {"axis": -2})], "'Gather' at .*batch axis"),
+    "batch expanded": ((1, 4), [("Expand", ["x", ints(2, 4)], {})], "'Expand' at node 'n0': .*batch axis"),
+    "batch multiplied": (
+        ("N", 4),
+        [("MatMul", ["x", W[4,]], {}), ("MatMul", ["v0", W[1, 4]], {})],
+        "'n1': .*batch axis",
+    ),
+    "slopes with more axes": (
+        (1, 4),
+        [("PRelu", ["x", W[1, 1, 4][:, :, :1]], {})],
+        "'PRelu' at node 'n0': .*more axes",
+    ),
+    "dilated padding": (
+        MAP,
+        [("MaxPool", ["x"], {"kernel_shape": [2, 2], "dilations": [2, 1], "auto_pad": "SAME_LOWER"})],
+        "'MaxPool' at node 'n0': auto_pad SAME_LOWER with dilations",
+    ),
 }
 
 

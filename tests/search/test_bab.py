@@ -2,7 +2,9 @@
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import brute_force
 import pytest
@@ -10,7 +12,10 @@ import torch
 from nets import Case, random_case
 
 from verifier.bounds.crown import Crown
-from verifier.search.bab import BranchAndBound, Outcome, Task
+from verifier.search import inputs
+from verifier.search.bab import BranchAndBound
+from verifier.search.segments import SegmentEvaluator
+from verifier.search.task import Outcome, Task
 from verifier.spec.property import HalfSpaces, Property
 
 SPLITS = {"neurons": BranchAndBound(input_limit=0, trial_limit=0), "inputs": BranchAndBound(input_limit=10**6)}
@@ -46,6 +51,31 @@ def test_a_safe_margin_is_proved(seed: int, split: str) -> None:
     assert not outcome.found and outcome.stuck == 0
     assert all(bound > 0 for bound in outcome.proved.values())
     assert min(outcome.proved.values()) <= 1e-2 + 1e-9  # no bound may exceed the true worst margin
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_what_a_search_reports_adds_up(split: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its seconds are those of the clock, its bounds those that were computed, counted where they are."""
+    computed = [0]
+
+    def counted(original: Callable[..., Any], batch: int) -> Callable[..., Any]:
+        def bound(*args: Any) -> Any:
+            computed[0] += len(args[batch])
+            return original(*args)
+
+        return bound
+
+    monkeypatch.setattr(inputs, "symbolic_bounds", counted(inputs.symbolic_bounds, 1))
+    monkeypatch.setattr(SegmentEvaluator, "backward", counted(SegmentEvaluator.backward, 4))
+    case = random_case(4, most=12)
+    began = time.monotonic()
+    outcome, _ = search(case, shifted(case, 1e-2), SPLITS[split])
+    took = time.monotonic() - began
+    assert outcome.evaluations >= outcome.nodes >= 1
+    assert {"bounding", "branching", "attack", "leaves", "overhead"} <= set(outcome.seconds)
+    assert all(part >= 0 for part in outcome.seconds.values()) and sum(outcome.seconds.values()) <= took
+    tightened = "tightening" in outcome.seconds  # whose bounds come on top
+    assert computed[0] >= outcome.evaluations if tightened else computed[0] == outcome.evaluations
 
 
 @pytest.mark.parametrize("split", SPLITS)

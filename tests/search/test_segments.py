@@ -20,8 +20,8 @@ def test_matrices_are_bounded_like_the_ops(seed: int, sparse: float, monkeypatch
     box, graph = case.prop.region.box(), case.graph
     nodes = Crown()(graph, box, case.C.unsqueeze(0)).nodes
     units, generator, n = Units.of(graph, nodes), torch.Generator().manual_seed(seed), 5
-    matrices = SegmentEvaluator.of(graph, box, nodes, units, graph.output, torch.arange(graph.output_shape[0]))
-    assert matrices is not None
+    matrices = for_graph(graph, box, nodes, units)
+    assert isinstance(matrices, SegmentEvaluator)
     l, u = units.lower.expand(n, -1), units.upper.expand(n, -1)
     alpha = torch.rand(n, units.parameters, len(units), generator=generator, dtype=torch.float64)
     gamma = torch.randn(n, len(units), generator=generator, dtype=torch.float64)

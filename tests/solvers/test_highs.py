@@ -1,6 +1,7 @@
 """What only HiGHS offers: cut-off, target, model files, return codes; and the wrong answers that rescaling cures."""
 
 import math
+from pathlib import Path
 
 import highspy
 import numpy as np
@@ -91,6 +92,16 @@ def test_written_models_carry_the_names(tmp_path):
     program = LinearProgram([1, 1], 0, 1, [[1, 1]], 1, INF, names=["input_0", "relu_3"])
     highs.write(program, tmp_path / "model.lp")
     assert "relu_3" in (tmp_path / "model.lp").read_text()
+
+
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="there is no /dev/full")
+@pytest.mark.parametrize("suffix", [".mps", ".lp"])
+def test_a_full_disk_is_noticed(tmp_path, suffix):
+    """HiGHS itself says that all went well."""
+    path = tmp_path / f"model{suffix}"
+    path.symlink_to("/dev/full")
+    with pytest.raises(SolverError, match="could not be written"):
+        highs.write(MODELS["offset"][0], path)
 
 
 def test_write_refuses(tmp_path):

@@ -114,6 +114,41 @@ def test_round_down() -> None:
             assert Fraction(float(number)) <= value < Fraction(float(np.nextafter(number, dtype(9))))
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_the_sides_and_the_admission_of_inputs_are_those_of_the_exact_point(seed: int) -> None:
+    """Fixed inputs, ends that no float equals, and candidates at, inside and just outside of the ends."""
+    rng = np.random.default_rng(seed)
+    lower = np.array([Fraction(int(k), 10) for k in rng.integers(-9, 9, 40)], dtype=object)
+    width = np.array([Fraction(int(k), 30) for k in rng.integers(0, 4, 40)], dtype=object)
+    region = Region(lower, lower + width)
+    ends = [side.astype(np.float64).astype(np.float32) for side in (lower, lower + width)]
+    steps = (np.float32(-np.inf), np.float32(np.inf))
+    near = [end for e in ends for end in (e, *(np.nextafter(e, step) for step in steps))]
+    for x in [*near, (ends[0] + ends[1]) / 2, np.float32(rng.uniform(-1, 1, 40))]:
+        point = region.point(x)
+        low, high = region.sides(x)
+        np.testing.assert_array_equal(low, round_down(point))
+        np.testing.assert_array_equal(high, -round_down(-point))
+        fits = [np.float32(float(p)) == v for p, v in zip(point, x, strict=True)]
+        assert region.admits(x) == all(fits)
+        for i in range(40):
+            one = Region(region.lower[i : i + 1], region.upper[i : i + 1])
+            assert one.admits(x[i : i + 1]) == fits[i]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_round_down_gives_the_greatest_float_that_does_not_exceed(dtype: type) -> None:
+    rng = np.random.default_rng(0)
+    values = [
+        Fraction(int(a), int(b))
+        for a, b in zip(rng.integers(-(10**12), 10**12, 200), rng.integers(1, 10**9, 200), strict=True)
+    ]
+    found = round_down(np.array([*values, Fraction(1, 4)], dtype=object), dtype)
+    assert found.dtype == dtype
+    for value, number in zip([*values, Fraction(1, 4)], found, strict=True):
+        assert Fraction(float(number)) <= value < Fraction(float(np.nextafter(number, dtype(np.inf))))
+
+
 def test_exact_keeps_every_bit() -> None:
     values = np.array([[0.1, 1e-320], [-3.0, 2.0**1000]])
     found = exact(values)

@@ -11,7 +11,7 @@ import torch
 from verifier.attack.exact import exact_output
 from verifier.bounds.enclosure import enclose
 from verifier.graph import Graph
-from verifier.spec.property import Property, exact, round_down
+from verifier.spec.property import Property, exact
 from verifier.types import Box
 
 Native = Callable[[np.ndarray], np.ndarray]
@@ -51,24 +51,23 @@ class Replay:
 def replay(native: Native, graph: Graph, prop: Property, x: np.ndarray) -> Replay:
     """Judge the float32 candidate x (*input_shape).
 
-    native: runs the original model bytes in float32 on a batch. graph: the same network, whose float64 form gives a
+    native: runs the original model bytes in float32 on a batch. graph: the same network, which as it was stated gives a
     rigorous enclosure of the exact margins.
     """
     outputs = native(x[np.newaxis])[0]
     values = torch.from_numpy(outputs.astype(np.float64)).unsqueeze(0)
     margin = float(prop.margin(values)[0])
     inside = prop.region.admits(x)
-    point = prop.region.point(x) if inside else None
-    sides = (x.astype(np.float64),) * 2 if point is None else (round_down(point), -round_down(-point))
+    sides = prop.region.sides(x) if inside else (x.astype(np.float64),) * 2
     low, high = (torch.from_numpy(side).unsqueeze(0) for side in sides)
     C, d, sets = prop.rows
-    margins = enclose(graph.to(torch.float64, "cpu"), Box(low, high), C, d)
+    margins = enclose(graph.stated, Box(low, high), C, d)
     tops = [float(margins.upper[0, sets == k].max()) for k in range(len(prop.unsafe))]
     bottoms = [float(margins.lower[0, sets == k].max()) for k in range(len(prop.unsafe))]
     violates, safe = min(tops) <= 0, min(bottoms) > 0
     real = True if violates else False if safe else None
-    if real is None and margin <= 0 and point is not None:
-        real = _violates_exactly(graph.to(torch.float64, "cpu"), prop, point)
+    if real is None and margin <= 0 and inside:
+        real = _violates_exactly(graph.stated, prop, prop.region.point(x))
     return Replay(inside, margin <= 0, real, outputs, margin)
 
 

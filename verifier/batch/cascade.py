@@ -7,7 +7,7 @@ proved by a cheap bound and need no attack, most inputs of another one are broke
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -124,18 +124,21 @@ STAGES: dict[str, Stage] = {
 METHODS = {"auto": tuple(STAGES), **{name: ("predict", name) for name in ("interval", "crown", "alpha")}}
 
 
-def cascade(problem: Problem, cases: Sequence[Case], method: str, deadline: float) -> Iterator[list[Record]]:
+def cascade(
+    problem: Problem, cases: Sequence[Case], method: str, deadline: float, stages: Mapping[str, Stage] | None = None
+) -> Iterator[list[Record]]:
     """The records of the cases, stage by stage as they are decided; at last those that are left, UNKNOWN.
 
-    method: one of METHODS. deadline: a time.monotonic() after which no stage is begun.
+    method: one of METHODS. deadline: a time.monotonic() after which no stage is begun. stages: by name, if not those of
+    the method.
     """
     began = time.monotonic()
     batch = Batch(problem, cases)
-    for name in METHODS[method]:
+    for name, stage in (stages or {name: STAGES[name] for name in METHODS[method]}).items():
         if not batch.open or time.monotonic() > deadline:
             break
         with torch.no_grad():
-            STAGES[name](batch)
+            stage(batch)
         now = time.monotonic()
         if decided := list(batch.settle(name, now - began)):
             yield decided

@@ -121,7 +121,7 @@ class Certification:
         """Ask all that there is to ask; what `serve` is: see `workers.serve`."""
         for outcome in serve(setup, self.next_task, lambda task: task.seconds + GRACE, self._workers, self.plan.memory):
             records = list(self._taken(outcome))
-            assert not self.run.certified or all(r.certificate for r in records if r.verdict == VERIFIED)
+            assert not self.run.certified or all(r.certified for r in records if r.verdict == VERIFIED)
             if records:
                 self.journal.append(record.line(self.run) for record in records)
                 for record in records:

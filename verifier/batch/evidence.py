@@ -1,48 +1,159 @@
-"""Certificates of a batch: a VERIFIED counts once the checker has accepted a file that is stored."""
+"""Certificates of a batch: a VERIFIED counts once the checker has accepted one."""
 
 from __future__ import annotations
 
+import gzip
 import math
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 
-from verifier.batch.journal import save
-from verifier.batch.problem import Problem
+import numpy as np
+import torch
+
+from verifier.batch.cascade import STAGES, Stage
+from verifier.batch.journal import save, save_all
+from verifier.batch.problem import Batch, Problem
 from verifier.batch.records import FALSIFIED, UNKNOWN, VERIFIED, Case, Record, encoded
 from verifier.batch.remainder import HUNT, search
-from verifier.certificate.claim import Certificate, certificate
+from verifier.certificate.claim import certificate
+from verifier.certificate.many import Claims, Together
 from verifier.certificate.statement import vnnlib
 from verifier.certified import GRACE, verify_certified
 from verifier.errors import CertificateError, ModelError, SpecificationError
 from verifier.load import Model
 from verifier.proof import Leaf, Proof
+from verifier.spec.robustness import parse_eps
 from verifier.strategy import Settings
 
 MODEL = "model.onnx"
+PROBE = 4  # cases that tell whether bounds by intervals alone are worth trying on the others
+Files = tuple[bytes, bytes]  # a certificate, and the statement that it is about
+
+
+@dataclass(frozen=True)
+class Flat:
+    """That the checker's bounds prove claim number `place`. margin: the least lower bound."""
+
+    claims: Claims
+    place: int
+    refine: tuple[int, ...]
+    margin: float
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Writes certificates, and the files that they are about, into a folder. model: that of the problem."""
+    """Certifies answers. model: that of the problem. folder: for certificates and what they are about, if wanted.
+
+    flat: by case, what the checker's bounds have proved and is not stored yet.
+    """
 
     problem: Problem
     model: Model
-    folder: Path
+    folder: Path | None = None
+    flat: dict[Case, Flat] = field(default_factory=dict)
 
-    def of_bound(self, record: Record) -> Record:
-        """A VERIFIED record with its certificate, or UNKNOWN with the reason why bounds alone give none.
+    @cached_property
+    def together(self) -> Together:
+        return Together(self.model.onnx())
 
-        What bounds have proved the checker can prove with bounds of its own: the certificate is one leaf a class.
+    def stages(self, method: str) -> Mapping[str, Stage] | None:
+        """The stages of the cascade where they are not those of the method: the checker's own bounds prove as much as
+        others that would then have to be certified, and cost no more."""
+        if method != "auto" or self.problem.norm != "linf":
+            return None
+        checked = {"certificate": self.bound}
+        return {name: STAGES[name] for name in ("predict", "glance")} | checked | {"attack": STAGES["attack"]}
+
+    def bound(self, batch: Batch) -> None:
+        """A stage: the checker's bounds of the open cases."""
+        margins, unstable = self.bounds([batch.cases[i] for i in batch.open])
+        batch.improve(torch.from_numpy(margins))
+        for position, counts in zip(batch.open, unstable, strict=True):
+            batch.unstable[position] = counts
+
+    def bounds(self, cases: Sequence[Case]) -> tuple[np.ndarray, list[tuple[int, ...]]]:
+        """The checker's lower bounds (cases, classes - 1), and the counts of unstable neurons. Keeps what is proved."""
+        margins: list[np.ndarray] = []
+        unstable: list[tuple[int, ...]] = []
+        for eps, group in groupby(cases, key=lambda case: case.eps):
+            some = list(group)
+            found, counts = self._at(eps, some)
+            margins.append(found)
+            unstable += counts
+        return np.concatenate(margins), unstable
+
+    def _at(self, eps: str, cases: list[Case]) -> tuple[np.ndarray, list[tuple[int, ...]]]:
+        """The same for cases of one radius: by intervals where these prove some of the first, and refined."""
+        data, index = self.problem.data, [case.index for case in cases]
+        classes = math.prod(self.problem.subject.graph.output_shape)
+        x, labels = data.images[index].flatten(1).numpy(), data.labels[index].tolist()
+        claims = Claims.around(x, labels, parse_eps(eps), classes, (data.lower, data.upper))
+        margins = np.full((len(cases), classes - 1), np.nan)
+        unstable: list[tuple[int, ...]] = [()] * len(cases)
+        *quick, full = self.together.refinements
+        for refine in (*quick, full):
+            left = np.nonzero(~(margins > 0).all(axis=1))[0]
+            for some in (left,) if refine == full else (left[:PROBE], left[PROBE:]):
+                if not len(some):
+                    continue
+                margins[some], counts = self.together.bounds(claims.part(some), refine)
+                proved = (margins[some] > 0).all(axis=1)
+                for i, own in zip(some.tolist(), counts.tolist(), strict=True):
+                    unstable[i] = tuple(own)
+                for i in some[proved].tolist():
+                    self.flat[cases[i]] = Flat(claims, i, refine, float(margins[i].min()))
+                if not proved.any():
+                    break
+        return margins, unstable
+
+    def of_bounds(self, records: list[Record]) -> list[Record]:
+        """The records of the cascade, VERIFIED ones certified, or else UNKNOWN with the reason.
+
+        What bounds have proved the checker can prove with bounds of its own: the certificate is one leaf a class. The
+        first of them is written and read again.
         """
         began = time.monotonic()
-        prop = self.problem.property(record.case)
-        try:
+        proved = [record.case for record in records if record.verdict == VERIFIED]
+        if self.problem.norm == "linf" and (fresh := [case for case in proved if case not in self.flat]):
+            self.bounds(fresh)
+        files: dict[Case, Files] = {}
+        found: dict[Case, float | str] = {}
+        for case in proved:
+            try:
+                found[case] = self._margin(case, files, first=case == proved[0])
+            except (CertificateError, ModelError, SpecificationError) as error:
+                found[case] = str(error)
+        self._store(files)
+        spent = (time.monotonic() - began) / max(1, len(proved))
+        return [self._with(record, found[record.case], spent) if record.case in found else record for record in records]
+
+    def _with(self, record: Record, found: float | str, spent: float) -> Record:
+        """The record with the margin of its certificate, or the reason why it has none; and the time that this took."""
+        stages = {**record.stages, "certificate": record.stages.get("certificate", 0.0) + spent}
+        record = replace(record, stages=stages, seconds=record.seconds + spent)
+        if isinstance(found, str):
+            return replace(record, verdict=UNKNOWN, reason=found)
+        return replace(record, proved=found, certified=True, certificate=self._name(record.case))
+
+    def _margin(self, case: Case, files: dict[Case, Files], first: bool) -> float:
+        """The margin of a case that bounds have proved; adds its files where they are wanted.
+
+        first: whether they are checked as they are. Raises what writing and checking raise.
+        """
+        flat = self.flat.pop(case, None)
+        if flat is None:
+            prop = self.problem.property(case)
             proofs = [(prop, Proof([Leaf() for _ in prop.unsafe]))]
-            found = certificate(self.model.onnx(), vnnlib(prop).encode(), proofs)
-        except (CertificateError, ModelError, SpecificationError) as error:
-            return self._spent(replace(record, verdict=UNKNOWN, reason=str(error)), began)
-        return self._spent(self._with(record, found), began)
+            made = certificate(self.together.model, vnnlib(prop).encode(), proofs)
+            files[case] = made.content, made.statement
+            return float(made.accepted.margin)
+        if first or self.folder is not None:
+            files[case] = self.together.certificate(flat.claims, flat.place, flat.refine)
+        return float(self.together.checked(*files[case]).margin) if first else flat.margin
 
     def of_search(self, case: Case, settings: Settings) -> Record:
         """The record of one case by a search that leaves a certificate. What is broken before needs none."""
@@ -50,7 +161,7 @@ class Evidence:
         left = settings.timeout - hunted.seconds
         if hunted.verdict == FALSIFIED or left <= 0:
             return hunted if hunted.verdict == FALSIFIED else replace(hunted, verdict=UNKNOWN)
-        settings = replace(settings, timeout=left / (1 + GRACE))
+        settings = replace(settings, timeout=left / (1 + GRACE), attacked=True)
         certified = verify_certified(self.model, self.problem.property(case), settings)
         result, stages = certified.result, dict(hunted.stages)
         for stage in result.stages:
@@ -70,20 +181,30 @@ class Evidence:
             stages=stages,
             point=encoded(point) if result.verdict.name == FALSIFIED and point is not None else None,
         )
-        return record if certified.certificate is None else self._with(record, certified.certificate)
+        if certified.certificate is None:
+            return record
+        found = certified.certificate
+        self._store({case: (found.content, found.statement)})
+        margin = float(found.accepted.margin)
+        return replace(record, proved=margin, certified=True, certificate=self._name(case))
 
-    def _with(self, record: Record, found: Certificate) -> Record:
-        """The record with the name of its certificate, once that is stored with the files that it is about."""
+    def _name(self, case: Case) -> str | None:
+        """Of the file that holds the certificate of a case."""
+        return None if self.folder is None else f"{stem(case)}.cert"
+
+    def _store(self, files: Mapping[Case, Files]) -> None:
+        """Store certificates with the files that they are about, if they are wanted."""
+        if self.folder is None or not files:
+            return
         if not (self.folder / MODEL).exists():
-            save(self.folder, MODEL, found.model)
-        stem = f"{record.index}_{record.eps.replace('/', 'over')}"
-        save(self.folder, f"{stem}.vnnlib", found.statement)
-        name = save(self.folder, f"{stem}.cert", found.content)
-        return replace(record, verdict=VERIFIED, certificate=name, proved=float(found.accepted.margin))
+            save(self.folder, MODEL, self.together.model)
+        named: dict[str, bytes] = {}
+        for case, (content, statement) in files.items():
+            named[f"{stem(case)}.vnnlib.gz"] = gzip.compress(statement, compresslevel=1, mtime=0)
+            named[f"{stem(case)}.cert"] = content
+        save_all(self.folder, named)
 
-    @staticmethod
-    def _spent(record: Record, began: float) -> Record:
-        """The record with the time that its certificate took."""
-        spent = time.monotonic() - began
-        stages = {**record.stages, "certificate": spent}
-        return replace(record, stages=stages, seconds=record.seconds + spent)
+
+def stem(case: Case) -> str:
+    """What the files of a case are called, but for the endings."""
+    return f"{case.index}_{case.eps.replace('/', 'over')}"

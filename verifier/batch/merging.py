@@ -74,9 +74,11 @@ def read_all(paths: Sequence[Path]) -> dict[str, Results]:
 def merge(paths: Sequence[Path], out: Path) -> dict[str, Results]:
     """Write one journal with the results of several, in the order of the inputs.
 
-    Raises InputError when a journal cannot be read, they contradict each other, or `out` exists.
+    Raises InputError when a journal cannot be read, there are no results, they contradict each other, or `out` exists.
     """
     held = read_all(paths)
+    if not held:
+        raise InputError(f"{', '.join(map(str, paths))}: no results to merge; give journals that `certify` wrote")
     with Journal(out) as journal:
         for results in held.values():
             ordered = sorted(

@@ -87,10 +87,11 @@ class Batch:
         self.points: dict[int, np.ndarray] = {}
 
     def _rounding(self) -> Tensor:
-        """The most (n, 1) that rounding may do to any lead of any label, in the network as loaded and as analysed."""
+        """The most (n, 1) that rounding may do to any lead, in the network as it was stated, loaded and analysed."""
         classes = self.C.shape[2]
         rows = lead_rows(torch.arange(classes), classes).flatten(0, 1).to(self.box.lower)
-        graphs = {self.problem.graph, self.problem.loaded}
+        loaded = self.problem.loaded
+        graphs = {self.problem.graph, loaded, loaded.stated.to(device=loaded.device)}
         errors = [forward_errors(graph, self.box, rows, rows.new_zeros(len(rows))) for graph in graphs]
         return torch.stack(errors).amax((0, 2)).unsqueeze(1).cpu()
 

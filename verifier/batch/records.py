@@ -87,8 +87,8 @@ class Record:
     verdict: one of VERDICTS. stage: the one that decided, or the last one. seconds: of one core, its share of what was
     computed for several inputs at once. stages: the same by stage. proved: the margin's lower bound. found: the least
     margin seen at an allowed input. point: the counterexample as `encoded`; None when it is the input itself.
-    unstable: unstable neurons by layer.
-    certificate: the name of a file in the folder of certificates.
+    unstable: unstable neurons by layer. certified: whether the checker has accepted a certificate; certificate: the
+    name of its file in the folder of certificates, if there is one.
     """
 
     index: int
@@ -104,6 +104,7 @@ class Record:
     stages: Mapping[str, float] = field(default_factory=dict)
     unstable: tuple[int, ...] = ()
     point: str | None = None
+    certified: bool = False
     certificate: str | None = None
 
     @property

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 class Workplace:
     """The setup of a worker, picklable: calling it returns what answers tasks.
 
-    model, dataset: where they are, as absolute paths, or the name of the data set.
+    model, dataset: where they are, as absolute paths, or the name of the data set. certificates: the folder for those
+    of a certified run, if they are to be kept.
     """
 
     run: Run
@@ -38,7 +39,7 @@ class Workplace:
 
     @classmethod
     def of(cls, run: Run, device: str = "cpu", seed: int = 0, certificates: Path | None = None) -> Workplace:
-        """The workplace for a run whose files are found from here. certificates: the folder for them, if wanted."""
+        """The workplace for a run whose files are found from here."""
         data = Path(run.dataset)
         dataset = str(data.resolve()) if data.suffix else run.dataset
         folder = None if certificates is None else str(certificates.resolve())
@@ -63,10 +64,10 @@ class Workplace:
         settings = Settings(device=self.device, seed=self.seed)
         problem = Problem(model, data, self.run.norm, str(settings.torch_device()))
         evidence = None
-        if self.certificates is not None:
+        if self.run.certified:
             from verifier.batch.evidence import Evidence
 
-            evidence = Evidence(problem, model, Path(self.certificates))
+            evidence = Evidence(problem, model, Path(self.certificates) if self.certificates else None)
         return Answering(problem, settings, self.run.method, evidence)
 
 
@@ -82,16 +83,13 @@ class Answering:
     def __call__(self, task: Task) -> Iterator[list[Record]]:
         from verifier.batch.cascade import cascade
         from verifier.batch.certify import Pass
-        from verifier.batch.records import VERIFIED
         from verifier.batch.remainder import search
 
         settings, evidence = replace(self.settings, timeout=task.seconds), self.evidence
         if task.kind is Pass.BOUNDS:
-            parts = cascade(self.problem, task.cases, self.method, time.monotonic() + task.seconds)
-            if evidence is None:
-                return parts
-            each = (record for part in parts for record in part)
-            return ([evidence.of_bound(record) if record.verdict == VERIFIED else record] for record in each)
+            stages = None if evidence is None else evidence.stages(self.method)
+            parts = cascade(self.problem, task.cases, self.method, time.monotonic() + task.seconds, stages)
+            return parts if evidence is None else (evidence.of_bounds(part) for part in parts)
         if evidence is not None:
             return ([evidence.of_search(case, settings)] for case in task.cases)
         return ([search(self.problem, case, settings)] for case in task.cases)
@@ -115,7 +113,11 @@ def describe(
     method: str,
     certified: bool = False,
 ) -> Run:
-    """The run over the first `count` inputs. Raises InputError when model and data do not fit, or for a bad method."""
+    """The run over the first `count` inputs. certified: whether VERIFIED takes an accepted certificate.
+
+    Raises InputError when model and data do not fit, for a bad method, and CertificateError for a model that the
+    checker does not read.
+    """
     from verifier.batch.cascade import METHODS
     from verifier.batch.records import Run
     from verifier.bounds.interval import read_by_activations
@@ -123,6 +125,10 @@ def describe(
 
     if method not in METHODS:
         raise InputError(f"unknown method '{method}' (available: {', '.join(METHODS)})")
+    if certified:
+        from verifier.certificate.many import Together
+
+        Together(model.onnx())
     graph = model.graph
     classes = math.prod(graph.output_shape)
     if math.prod(data.shape) != math.prod(graph.input_shape):

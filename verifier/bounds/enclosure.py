@@ -53,7 +53,7 @@ def forward_errors(graph: Graph, box: Box, C: Tensor, d: Tensor) -> Tensor:
         read = [errors[i] for i in node.inputs]
         if isinstance(node.op, Affine):
             sizes = [_size(values[i]) for i in node.inputs]
-            gamma = _gamma(sum(size[0].numel() for size in sizes) + 2)
+            gamma = _gamma(_terms(node.op, sizes))
             errors.append(node.op.magnitude(*read) + gamma * (node.op.magnitude(*sizes) + node.at_zero.abs()))
         else:
             steepest = max(map(abs, node.op.slopes)) if isinstance(node.op, PiecewiseLinear) else 1.0
@@ -66,10 +66,15 @@ def _size(z: Interval) -> Tensor:
     return torch.maximum(z.lower.abs(), z.upper.abs())
 
 
+def _terms(op: Affine, inputs: list[Tensor]) -> int:
+    """The most terms that an output sums up: every input, or one where they do not mix, and a constant."""
+    return (sum(x[0].numel() for x in inputs) if op.mixing else 1) + 2
+
+
 def _affine(op: Affine, inputs: list[Interval], at_zero: Tensor) -> Interval:
     parts = [_center_radius(i) for i in inputs]
     centers, radii = [c for c, _ in parts], [r for _, r in parts]
-    terms = sum(i.lower[0].numel() for i in inputs) + 2  # an output reads at most every input and a constant
+    terms = _terms(op, centers)
     reach = op.magnitude(*(c.abs() + r for c, r in parts)) + at_zero.abs()
     return _widened(op.forward(*centers), op.magnitude(*radii), _gamma(terms) * reach)
 

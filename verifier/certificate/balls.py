@@ -14,11 +14,11 @@ from typing import NamedTuple
 import numpy as np
 
 if __package__:
+    from verifier.certificate.nodes import Array, need
     from verifier.certificate.properties import Ball
-    from verifier.certificate.reading import Array, need
 else:  # run as a file, with the others beside it
+    from nodes import Array, need  # type: ignore
     from properties import Ball  # type: ignore
-    from reading import Array, need  # type: ignore
 
 
 class Round(NamedTuple):

@@ -24,16 +24,28 @@ if not __package__:  # run as a file: products are small, and threads that wait 
 import numpy as np
 
 if __package__:
-    from verifier.certificate.analysis import BATCH, SMALL32, UNIT32, Analysis, Domains, cut
-    from verifier.certificate.arithmetic import Exact, Rounded, TooWide, clipped
+    from verifier.certificate.analysis import Analysis
+    from verifier.certificate.arithmetic import clipped
+    from verifier.certificate.exact import Exact, TooWide
+    from verifier.certificate.nodes import SMOOTH, Array, Refused, need
+    from verifier.certificate.parts import cut
     from verifier.certificate.properties import Case, read_property
-    from verifier.certificate.reading import SMOOTH, Array, Network, Refused, need
+    from verifier.certificate.pulling import SMALL32, UNIT32, Domains
+    from verifier.certificate.reading import Network
+    from verifier.certificate.refining import BATCH, at_once
+    from verifier.certificate.rounded import Rounded
     from verifier.certificate.trees import INPUT, LEAF, MOST_BYTES, Tree, batches, joined, leaves, of_region, unpack
 else:  # run as a file, with the others beside it
-    from analysis import BATCH, SMALL32, UNIT32, Analysis, Domains, cut  # type: ignore
-    from arithmetic import Exact, Rounded, TooWide, clipped  # type: ignore
+    from analysis import Analysis  # type: ignore
+    from arithmetic import clipped  # type: ignore
+    from exact import Exact, TooWide  # type: ignore
+    from nodes import SMOOTH, Array, Refused, need  # type: ignore
+    from parts import cut  # type: ignore
     from properties import Case, read_property  # type: ignore
-    from reading import SMOOTH, Array, Network, Refused, need  # type: ignore
+    from pulling import SMALL32, UNIT32, Domains  # type: ignore
+    from reading import Network  # type: ignore
+    from refining import BATCH, at_once  # type: ignore
+    from rounded import Rounded  # type: ignore
     from trees import INPUT, LEAF, MOST_BYTES, Tree, batches, joined, leaves, of_region, unpack  # type: ignore
 
 EXACT_WORK = 1 << 25  # about a minute of exact arithmetic
@@ -99,7 +111,7 @@ class Checker:
         """Check a tree whose leaves take over the bounds of the whole region; returns their least margin."""
         output, code, least = self.network.output, self.hints[f"code.{k}"], Fraction(1 << 200)
         last, own = -1, second.adopted(base) if second else base
-        for batch in batches(leaves(self.hints, str(k)), max(1, BATCH // self.network.total)):
+        for batch in batches(leaves(self.hints, str(k)), at_once(self.network.total)):
             last = batch[-1].tree
             sampled = [leaf for leaf in batch if leaf.number in chosen]
             for judge, some, known in ((analysis, batch, base), (second, sampled, own)):

@@ -10,8 +10,8 @@ import numpy as np
 
 from verifier.certificate.checker import Accepted, Unproved
 from verifier.certificate.mending import checked
+from verifier.certificate.nodes import SMOOTH, Refused
 from verifier.certificate.properties import Case
-from verifier.certificate.reading import SMOOTH, Refused
 from verifier.certificate.writer import Subject
 from verifier.errors import CertificateError
 from verifier.proof import Proof, Tree, preorder, reweighted
@@ -91,7 +91,7 @@ def _of_case(case: Case, proved: Sequence[tuple[Property, Proof]]) -> tuple[Proo
             turn = _rows_of(case, unsafe)
             if turn is not None:
                 again, tree = bool(proof.recompute and proof.recompute[k]), proof.trees[k]
-                if len(case.rows) > 1:
+                if turn.size > 1:
                     tree = reweighted(tree, lambda w, turn=turn: (np.asarray(w) @ turn).tolist())  # type: ignore[misc]
                 return proof, tree, again
     raise CertificateError("the property's file states a case that was not proved")

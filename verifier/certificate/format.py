@@ -4,8 +4,9 @@
 
 Header: `model` and `property`, the SHA-256 of the files' contents (unzipped); `semantics`, "real" or "float32" (which
 includes "real"); `producer`; `merge`, whether ReLUs that read the same number but for its sign become one (at the place
-of the first); `refine`, by activation of the network whether the bounds of its inputs are refined by backward passes;
-`recompute`, by unsafe set whether that is done anew in every part of its tree; `arrays`, names and shapes.
+of the first); `refine`, by activation of the network whether the bounds of its inputs are refined by backward passes
+(2: with parallel lines below and above activations, so that one pass bounds a neuron on both sides); `recompute`, by
+unsafe set whether that is done anew in every part of its tree; `arrays`, names and shapes.
 
 An unsafe set k (a conjunction of the property's disjunctive normal form, in order) has a binary tree in preorder, the
 half below a split first: `kind.k` (0 a leaf, 1 an input, else 2 + the number of an activation), `position.k` (in the
@@ -52,4 +53,4 @@ def pack(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> bytes:
         data.append(stored.tobytes())
     listed = [[name, list(np.shape(array))] for name, array in arrays.items()]
     text = json.dumps({**header, "arrays": listed}, separators=(",", ":")).encode()
-    return MAGIC + len(text).to_bytes(4, "little") + text + zlib.compress(b"".join(data), 9)
+    return MAGIC + len(text).to_bytes(4, "little") + text + zlib.compress(b"".join(data), 8)

@@ -11,7 +11,7 @@ import numpy as np
 
 from verifier import proof
 from verifier.certificate.checker import Accepted, Checker
-from verifier.certificate.reading import Refused
+from verifier.certificate.nodes import Refused
 from verifier.certificate.trees import INPUT, LEAF, Tree, unpack
 from verifier.certificate.writer import Subject, written
 

@@ -6,7 +6,6 @@ One part of the stand-alone checker; like `checker.py` it needs only numpy and o
 
 from __future__ import annotations
 
-import ast
 import functools
 import itertools
 import math
@@ -19,12 +18,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 if __package__:
-    from verifier.certificate.reading import MOST_VALUES, Array, need
-else:  # run as a file, with reading.py beside it
-    from reading import MOST_VALUES, Array, need  # type: ignore
+    from verifier.certificate.nodes import MOST_VALUES, Array, need
+else:  # run as a file, with nodes.py beside it
+    from nodes import MOST_VALUES, Array, need  # type: ignore
 
 MOST_CASES = 1 << 14
 NUMBER = re.compile(r"[+-]?(\d{1,400}\.?\d{0,400}|\.\d{1,400})([eE][+-]?\d{1,3})?", re.ASCII)
+Sides = tuple[dict[int, Fraction], dict[int, Fraction]]  # lower and upper ones, by input
 Form = Counter[str]  # a linear form: coefficients (Fractions) by variable, the constant under ""
 
 
@@ -74,8 +74,7 @@ def read_property(text: str, inputs: int, outputs: int) -> list[Case]:
     """The cases, none of which may happen; those whose box is empty are left out."""
     tokens = re.findall(r"[()]|[^\s()]+", re.sub(r";[^\n]*", "", text))
     need(len(tokens) < MOST_VALUES, "the property is too large")
-    brackets = {"(": "[", ")": "],"}
-    commands = ast.literal_eval("[" + "".join(brackets.get(token) or repr(token) + "," for token in tokens) + "]")
+    commands = nested(tokens)
     names = {f"{letter}_{i}" for letter, size in (("X", inputs), ("Y", outputs)) for i in range(size)}
     declared = [command[1:] for command in commands if command[0] == "declare-const"]
     need(sorted(declared) == sorted([name, "Real"] for name in names), "the property declares other variables")
@@ -83,7 +82,8 @@ def read_property(text: str, inputs: int, outputs: int) -> list[Case]:
     asserted = [command[1] for command in commands if command[0] == "assert"]
     balls = [(e, ball) for e in asserted if (ball := ball_of(e, names)) is not None]
     need(len(balls) < 2, "the property states several balls")
-    found = normal(["and", *(e for e in asserted if not any(e is stated for stated, _ in balls))], names)
+    sides, others = bounds_of(asserted, names)
+    found = normal(["and", *(e for e in others if not any(e is stated for stated, _ in balls))], names)
     regions: dict[tuple[int, ...], Region | None] = {}  # by the forms that state them, which cases share
     distinct: dict[Any, Region] = {}
     of_inputs: dict[int, bool] = {}  # by form, of which cases share many
@@ -95,13 +95,55 @@ def read_property(text: str, inputs: int, outputs: int) -> list[Case]:
         bounds = [form for form in forms if of_inputs[id(form)]]
         key = tuple(map(id, bounds))
         if key not in regions:
-            region = region_of(bounds, inputs, balls[0][1] if balls else None)
+            region = region_of(sides, bounds, inputs, balls[0][1] if balls else None)
             regions[key] = region and distinct.setdefault((*region.lower, *region.upper), region)
         region, rows = regions[key], rows_of([form for form in forms if not of_inputs[id(form)]], outputs)
         if region is not None and rows is not None:
             cases.append(Case(region, *rows))
     need(cases, "the property's assertions contradict each other")
     return cases
+
+
+def nested(tokens: list[str]) -> list[Any]:
+    """Lists for what is between brackets."""
+    stack: list[list[Any]] = [[]]
+    for token in tokens:
+        if token == "(":
+            stack.append([])
+        elif token == ")":
+            done = stack.pop()
+            need(stack, "a bracket is closed that was not opened")
+            stack[-1].append(done)
+        else:
+            stack[-1].append(token)
+    need(len(stack) == 1, "a bracket is not closed")
+    return stack[0]
+
+
+def bounds_of(asserted: list[Any], names: set[str]) -> tuple[Sides, list[Any]]:
+    """Lower and upper sides from the assertions that state one for one input; the other assertions."""
+    sides: Sides = ({}, {})
+    others, read = [], functools.cache(Fraction)
+    for e in asserted:
+        if (
+            e[0] not in ("<=", ">=")
+            or len(e) != 3
+            or not all(isinstance(part, str) for part in e)
+            or e[1] not in names
+            or e[1][0] != "X"
+            or not NUMBER.fullmatch(e[2])
+        ):
+            others.append(e)
+            continue
+        tighten(sides, e[0] == "<=", int(e[1][2:]), read(e[2]))
+    return sides, others
+
+
+def tighten(sides: Sides, upper: bool, index: int, bound: Fraction) -> None:
+    """Take over a side of an input if it is the closest one so far."""
+    known = sides[upper].get(index)
+    if known is None or (bound < known) == upper:
+        sides[upper][index] = bound
 
 
 def linear(e: Any, names: set[str]) -> Form:
@@ -161,17 +203,14 @@ def number(e: Any, names: set[str]) -> Fraction:
     return Fraction(form[""])
 
 
-def region_of(forms: list[Form], inputs: int, ball: Ball | None) -> Region | None:
-    """The region of a conjunction of bounds (forms <= 0) of inputs; None when its box is empty."""
-    sides: tuple[dict[int, Fraction], dict[int, Fraction]] = ({}, {})
+def region_of(known: Sides, forms: list[Form], inputs: int, ball: Ball | None) -> Region | None:
+    """The region of sides and a conjunction of bounds (forms <= 0) of inputs; None when its box is empty."""
+    sides = (dict(known[0]), dict(known[1]))
     for form in forms:
         terms = [(name, Fraction(value)) for name, value in form.items() if value and name]
         need(len(terms) == 1, "inputs must lie in a box")
         [(name, slope)] = terms
-        side, index, bound = sides[slope > 0], int(name[2:]), -form[""] / slope
-        known = side.get(index)
-        if known is None or (bound < known) == (slope > 0):
-            side[index] = bound
+        tighten(sides, slope > 0, int(name[2:]), -form[""] / slope)
     need(len(sides[0]) == len(sides[1]) == inputs, "an input is unbounded")
     lower, upper = ([Fraction(side[i]) for i in range(inputs)] for side in sides)
     empty = any(low > high for low, high in zip(lower, upper, strict=True))

@@ -21,23 +21,28 @@ def vnnlib(*properties: Property) -> str:
     if len(properties) > 1 and not all(prop.region.is_box for prop in properties):
         raise SpecificationError("a certificate is about one l2 or l1 ball, or about boxes")
     lines = [f"; {prop.about}" for prop in properties if prop.about]
-    lines += [f"(declare-const X_{i} Real)" for i in range(first.region.lower.size)]
-    lines += [f"(declare-const Y_{i} Real)" for i in range(first.unsafe[0].C.shape[1])]
+    lines += declared(first.region.lower.size, first.unsafe[0].C.shape[1])
     if len(properties) == 1:
         lines += [f"(assert {atom})" for atom in (*_sides(first), *_ball(first.region))]
-        return "\n".join([*lines, f"(assert {_unsafe(first)})", ""])
-    boxes = [f"    (and {' '.join(_sides(prop))} {_unsafe(prop)})" for prop in properties]
+        return "\n".join([*lines, f"(assert {violated(first)})", ""])
+    boxes = [f"    (and {' '.join(_sides(prop))} {violated(prop)})" for prop in properties]
     return "\n".join([*lines, "(assert (or", *boxes, "))", ""])
 
 
-def _unsafe(prop: Property) -> str:
+def declared(inputs: int, outputs: int) -> list[str]:
+    """The lines that declare so many inputs and outputs."""
+    return [f"(declare-const {name}_{i} Real)" for name, size in (("X", inputs), ("Y", outputs)) for i in range(size)]
+
+
+def violated(prop: Property) -> str:
+    """That the outputs lie in one of the unsafe sets."""
     return "\n".join(["(or", *(f"    (and {' '.join(_rows(unsafe))})" for unsafe in prop.unsafe), ")"])
 
 
 def _sides(prop: Property) -> Iterator[str]:
     for i, (low, high) in enumerate(zip(prop.region.lower.flat, prop.region.upper.flat, strict=True)):
-        yield _bound(">=", i, low)
-        yield _bound("<=", i, high)
+        yield side_of(">=", f"X_{i}", low)
+        yield side_of("<=", f"X_{i}", high)
 
 
 def _ball(region: Region) -> Iterator[str]:
@@ -55,12 +60,12 @@ def _number(value: Fraction) -> str:
     return _decimal(value) or f"(/ {value.numerator} {value.denominator})"
 
 
-def _bound(relation: str, i: int, side: Fraction) -> str:
-    """A bound of input i; as a multiple of it where no decimal equals the fraction."""
+def side_of(relation: str, name: str, side: Fraction) -> str:
+    """A bound of a variable; of a multiple of it where no decimal equals the fraction."""
     decimal = _decimal(side)
     if decimal is None:
-        return f"({relation} (* {side.denominator} X_{i}) {side.numerator})"
-    return f"({relation} X_{i} {decimal})"
+        return f"({relation} (* {side.denominator} {name}) {side.numerator})"
+    return f"({relation} {name} {decimal})"
 
 
 def _rows(unsafe: HalfSpaces) -> Iterator[str]:

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 if __package__:
-    from verifier.certificate.reading import need
-else:  # run as a file, with reading.py beside it
-    from reading import need  # type: ignore
+    from verifier.certificate.nodes import need
+else:  # run as a file, with nodes.py beside it
+    from nodes import need  # type: ignore
 
 MAGIC, LEAF, INPUT = b"NN certificate 1\n", 0, 1  # kinds of tree nodes; kind 2 + i splits the input of activation i
 TYPES = {"kind": "<u4", "position": "<u4", "point": "<f8", "weights": "<u2", "code": "<u4", "extra": "<f4",

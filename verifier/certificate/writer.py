@@ -29,7 +29,7 @@ class Subject:
     @classmethod
     def read(cls, model: bytes, prop: bytes, merge: bool = False) -> Subject:
         """Raises Refused for what the checker does not read."""
-        network = Network(model, merge)
+        network = read_model(model, merge)
         cases = read_property(prop.decode(), network.nodes[1].size, network.output.size)
         digests = {"model": hashlib.sha256(model).hexdigest(), "property": hashlib.sha256(prop).hexdigest()}
         return cls(network, cases, digests)
@@ -44,6 +44,12 @@ class Subject:
             counts[key] = counts.get(key, -1) + 1
             found.append((list(counts).index(key), counts[key]))
         return found
+
+
+@functools.lru_cache(maxsize=2)
+def read_model(model: bytes, merge: bool) -> Network:
+    """The network of a model, which many certificates are about."""
+    return Network(model, merge)
 
 
 def write(model: bytes, prop: bytes, proof: Proof, semantics: str = "float32") -> bytes:

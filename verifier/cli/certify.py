@@ -27,7 +27,6 @@ EPILOG = "Exit codes: 0 every input is decided, 3 some are not, 2 error, 130 sto
 UNDECIDED = 3
 ENGINES = ("local", "ray")
 BATCH = 50
-CERTIFIED_BATCH = 8  # writing and checking certificates takes longer than bounding
 FOLDER = "certify_out"
 
 
@@ -43,12 +42,14 @@ def add_parser(subparsers: options.Subparsers) -> None:
     group = parser.add_argument_group("journal")
     group.add_argument("--journal", metavar="FILE", help=f"where results are appended (default: a file in ./{FOLDER})")
     group.add_argument("--resume", action="store_true", help="go on with a journal that exists")
-    group.add_argument(
+    kept = group.add_mutually_exclusive_group()
+    kept.add_argument(
         "--certificates",
         metavar="DIR",
-        help="store a certificate of every proof there, accepted by the checker, with the model as ONNX and the "
-        "property as VNN-LIB; what no certificate shows is not VERIFIED",
+        help="store the certificates there, with the model as ONNX and the properties as VNN-LIB",
     )
+    without = "accept bounds without a certificate that the checker has accepted"
+    kept.add_argument("--uncertified", action="store_true", help=without)
     again = "with --resume, ask again what was unknown, or error, or both: unknown,error"
     group.add_argument("--retry", metavar="WORDS", type=retried, default=(), help=again)
     group.add_argument("--shard", metavar="I/N", type=shard, default=(1, 1), help="the I-th of N parts of the inputs")
@@ -95,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
         asked = read_run(args)
     jobs = args.jobs or len(os.sched_getaffinity(0))
     memory = None if args.memory is None else args.memory * 2**20
-    batch = args.batch or (CERTIFIED_BATCH if args.certificates else BATCH)
+    batch = args.batch or BATCH
     plan = Plan(args.timeout, batch, jobs, memory, args.retry, args.shard)
     path = Path(args.journal or default_journal(asked, args.shard))
     certificates = Path(args.certificates) if args.certificates else None
@@ -155,8 +156,8 @@ def read_run(args: argparse.Namespace) -> Run:
     if dataset is None:
         raise InputError(f"{model.path} has no model card that names a data set: give --dataset")
     data = load_dataset(dataset)
-    count, certified = args.limit or len(data), args.certificates is not None
-    return describe(model, data, dataset, args.arch or "", count, eps, args.norm, args.method, certified)
+    count = args.limit or len(data)
+    return describe(model, data, dataset, args.arch or "", count, eps, args.norm, args.method, not args.uncertified)
 
 
 def default_journal(asked: Run, part: tuple[int, int]) -> str:

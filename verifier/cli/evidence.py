@@ -87,6 +87,8 @@ def write_certificate(file: str, found: Certificate, statement: bool, model: boo
     contents = [(path.with_suffix(suffix), content) for suffix, content, wanted in about if wanted]
     for target, content in (*contents, (path, found.content)):
         partial = target.with_name(target.name + ".part")
+        if target.exists() and not target.is_file():
+            raise InputError(f"{target}: is no ordinary file; give another --certificate")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             partial.write_bytes(content)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 from typing import TYPE_CHECKING, NoReturn
 
 from verifier.errors import InputError
@@ -159,7 +160,9 @@ def add_settings(parser: argparse.ArgumentParser, *, budget: str) -> None:
     )
     group.add_argument("--solver", metavar="S", default="highs", help="highs (default), cvxpy, pulp or scipy")
     add_device(group)
-    add_threads(group)
+    group.add_argument(
+        "--jobs", metavar="N", type=count, help="processes that search side by side (default: one per core)"
+    )
     group.add_argument("--timeout", metavar="S", type=positive, default=60.0, help=f"{budget} (default: 60)")
     group.add_argument("--seed", metavar="N", type=natural, default=0, help="seed of the attack (default: 0)")
 
@@ -201,9 +204,12 @@ def add_certificate(group: Options) -> None:
 
 def read_settings(args: argparse.Namespace) -> Settings:
     """The options of `add_settings`. Raises InputError when the method is unknown or the device absent."""
+    import torch
+
     from verifier.strategy import Settings
 
-    limit_threads(args)
-    settings = Settings(args.method, args.solver, args.timeout, args.device, args.seed)
+    torch.set_num_threads(1)  # threads inside one operation hardly pay where processes take the cores
+    jobs = args.jobs or len(os.sched_getaffinity(0))
+    settings = Settings(args.method, args.solver, args.timeout, args.device, args.seed, jobs)
     settings.torch_device()
     return settings

@@ -96,7 +96,7 @@ def _product(matrix: Tensor, x: Tensor) -> Tensor:
 
 def _along_last_axis(constant: Tensor) -> bool:
     """Whether a constant varies along its last axis alone."""
-    return constant.numel() == constant.shape[-1]
+    return constant.dim() > 0 and constant.numel() == constant.shape[-1]
 
 
 @register
@@ -189,6 +189,8 @@ def import_matmul(call: Call) -> int:
 
 def product(call: Call, x: int, matrix: Tensor) -> int:
     """Append the product of a node with a constant matrix (in, out) or vector (in,) from the right."""
+    if not call.builder.shape(x):
+        raise call.refusal("a node times a constant sums over the batch axis (axis 0)")
     while matrix.dim() > 2 and matrix.shape[0] == 1 and matrix.dim() <= len(call.builder.shape(x)) + call.batched:
         matrix = matrix[0]
     if matrix.dim() > 2:
@@ -256,6 +258,8 @@ def import_concat(call: Call) -> int:
 
 @importer(onnx=["Add", "Sum"], aten=["add.Tensor", "add.Scalar"])
 def import_add(call: Call) -> int:
+    if call.operator == "Sum":
+        return summed(call, sorted(call.inputs, key=lambda value: isinstance(value, Tensor)), 1)  # nodes first
     return summed(call, call.inputs, 1, call.attributes.get("alpha", 1))
 
 
@@ -355,7 +359,8 @@ def import_batch_norm(call: Call) -> int | list[int]:
     deviation = (variance + eps).sqrt()
     weight, bias = call.constant(1), call.constant(2)
     scale = 1 / deviation if weight is None else weight / deviation
-    shift = -mean * scale if bias is None else bias - mean * scale
-    behind = (1,) * (len(call.shape()) - 1)
-    y = rescaled(call, call.node(), scale.view(-1, *behind), shift.view(-1, *behind))
+    shift = torch.zeros_like(scale) if bias is None else bias
+    behind = (1,) * (len(call.shape()) + call.batched - 2)
+    centred = rescaled(call, call.node(), 1.0, -mean.view(-1, *behind))  # merged later: what rounds shall be seen
+    y = rescaled(call, centred, scale.view(-1, *behind), shift.view(-1, *behind))
     return [y] if call.operator.startswith("_native") else y

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import ClassVar
 
 import torch
@@ -107,6 +108,10 @@ class Activation(Op):
     @abstractmethod
     def relax(self, z: Interval, alpha: Tensor) -> Relaxation:
         """Lines valid on z for any alpha in [0, 1] of shape (parameters, ...) that broadcasts with z."""
+
+    def lines(self, z: Interval) -> Callable[[Tensor], Relaxation]:
+        """`relax` on z as a function of alpha, for many calls: what depends on z alone is computed once."""
+        return partial(self.relax, z)
 
 
 @dataclass(frozen=True, eq=False)

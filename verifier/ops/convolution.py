@@ -264,6 +264,8 @@ class Maps:
             raise self.call.refusal(f"padding mode '{attributes['padding_mode']}' (supported: zeros)")
         rule = attributes.get("padding") if isinstance(attributes.get("padding"), str) else attributes.get("auto_pad")
         if rule in ("same", "SAME_UPPER", "SAME_LOWER"):
+            if "Pool" in self.call.operator and dilation != (1, 1):
+                raise self.call.refusal(f"auto_pad {rule} with dilations, which runtimes read differently")
             pads = []
             for n, k, s, d in zip(self.call.builder.shape(self.x)[1:], kernel, stride, dilation, strict=True):
                 total = max((-(-n // s) - 1) * s + d * (k - 1) + 1 - n, 0)

@@ -92,15 +92,15 @@ class Pad(Affine):
 def reindexed(call: Call, x: int, move: Callable[[Tensor], Tensor]) -> int:
     """Append the op that moves values as `move` does, a function of a tensor with its batch axis.
 
-    `move` is tried on the positions of two inputs at once, which shows whether it keeps the batch apart.
+    `move` is tried on the positions of two inputs at once and of one, which shows whether it keeps the batch apart.
     """
     shape = call.builder.shape(x)
     size = math.prod(shape)
     try:
         if call.batched:
-            moved = move(torch.arange(2 * size).view(2, *shape))
+            alone, moved = (move(torch.arange(n * size).view(n, *shape)) for n in (1, 2))
             apart = moved.dim() > 0 and len(moved) == 2 and torch.equal(moved[1], moved[0] + size)
-            index = moved[0] if apart else None
+            index = moved[0] if apart and torch.equal(alone, moved[:1]) else None
         else:
             index = move(torch.arange(size).view(shape))
     except (IndexError, RuntimeError, ValueError) as error:
@@ -112,7 +112,7 @@ def reindexed(call: Call, x: int, move: Callable[[Tensor], Tensor]) -> int:
     return call.add(Reindex(index.contiguous()), x)
 
 
-ONNX_FLOATS = (1, 10, 11, 16)  # TensorProto.DataType: FLOAT, FLOAT16, DOUBLE, BFLOAT16
+ONNX_FLOATS = (1, 11)  # TensorProto.DataType: FLOAT, DOUBLE
 
 
 @importer(
@@ -126,8 +126,8 @@ def import_identity(call: Call) -> int:
     if call.attributes.get("train") or (mask is not None and bool(mask.any())):
         raise call.refusal("dropout in training mode is random; export the network in evaluation mode")
     dtype = call.attributes.get("dtype") or call.attributes.get("to")
-    if dtype not in (None, torch.float16, torch.bfloat16, torch.float32, torch.float64, *ONNX_FLOATS):
-        raise call.refusal("only conversions to floating point are supported")
+    if dtype not in (None, torch.float32, torch.float64, *ONNX_FLOATS):  # shorter ones round by more than float32 does
+        raise call.refusal("only conversions to float32 and float64 are supported")
     return call.node()
 
 
@@ -164,6 +164,8 @@ def import_unflatten(call: Call) -> int:
 @importer(onnx=["Squeeze"], aten=["squeeze", "squeeze.dim", "squeeze.dims"])
 def import_squeeze(call: Call) -> int:
     axes, shape = call.integers("axes", 1) or call.integers("dim"), call.shape()
+    if axes is None and call.batched:
+        raise call.refusal("it removes the batch axis (axis 0); state the axes")
     chosen = range(len(shape)) if axes is None else [call.axis(axis, len(shape)) for axis in axes]
     return call.add(Reshape(tuple(n for i, n in enumerate(shape) if n != 1 or i not in chosen)), call.node())
 

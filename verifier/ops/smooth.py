@@ -16,6 +16,8 @@ from verifier.types import Interval
 
 BISECTIONS = 60
 
+Function = Callable[[Tensor], Tensor]
+
 
 @dataclass(frozen=True, eq=False)
 class SShaped(Activation):
@@ -44,24 +46,39 @@ class SShaped(Activation):
         return torch.stack((half, half))
 
     def relax(self, z: Interval, alpha: Tensor) -> Relaxation:
-        upper, above = self._upper_line(self.forward, z.lower, z.upper, alpha[1])
-        lower, below = self._upper_line(lambda x: -self.forward(-x), -z.upper, -z.lower, alpha[0])
-        # Evaluating f, a chord or a tangent rounds; this slack keeps the lines outside.
-        slack = 16 * torch.finfo(above.dtype).eps
-        return Relaxation(lower, upper, -below - slack, above + slack)
+        return self.lines(z)(alpha)
 
-    def _upper_line(self, f: Callable[[Tensor], Tensor], l: Tensor, u: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
-        """Slope and offset of a line above f on [l, u]; the derivatives of f are even and odd, so those of -f(-z)."""
+    def lines(self, z: Interval) -> Callable[[Tensor], Relaxation]:
+        upper_line = self._upper_line(self.forward, z.lower, z.upper)
+        lower_line = self._upper_line(lambda x: -self.forward(-x), -z.upper, -z.lower)
+
+        def at(alpha: Tensor) -> Relaxation:
+            (upper, above), (lower, below) = upper_line(alpha[1]), lower_line(alpha[0])
+            # Evaluating f, a chord or a tangent rounds; this slack keeps the lines outside.
+            slack = 16 * torch.finfo(above.dtype).eps
+            return Relaxation(lower, upper, -below - slack, above + slack)
+
+        return at
+
+    def _upper_line(self, f: Function, l: Tensor, u: Tensor) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+        """Slope and offset of lines above f on [l, u], as functions of alpha.
+
+        The derivatives of f are even and odd, so those of -f(-z).
+        """
         at_l = f(l)
         contact = torch.maximum(self._contact(f, l, u), l)
         curved = contact < u
         width = torch.where(curved, torch.ones_like(l), (u - l).clamp(min=torch.finfo(l.dtype).tiny))
         chord = torch.where(u > l, (f(u) - at_l) / width, self.slope(l))
-        point = contact + alpha * (u - contact)
-        slope = torch.where(curved, self.slope(point), chord)
-        return slope, torch.where(curved, f(point) - slope * point, at_l - slope * l)
 
-    def _contact(self, f: Callable[[Tensor], Tensor], l: Tensor, u: Tensor) -> Tensor:
+        def at(alpha: Tensor) -> tuple[Tensor, Tensor]:
+            point = contact + alpha * (u - contact)
+            slope = torch.where(curved, self.slope(point), chord)
+            return slope, torch.where(curved, f(point) - slope * point, at_l - slope * l)
+
+        return at
+
+    def _contact(self, f: Function, l: Tensor, u: Tensor) -> Tensor:
         """Where, at z >= 0, the tangent through (l, f(l)) touches f; any value >= u when it does not within [l, u]."""
 
         def excess(z: Tensor, l: Tensor) -> Tensor:  # positive before the contact

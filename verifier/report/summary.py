@@ -46,15 +46,16 @@ class Summary:
         """The result in one plain sentence."""
         run, eps = self.run, self.run.eps
         what = f"of {self.inputs} {Path(run.dataset).stem} images" if self.answered == self.inputs else self._part()
+        how = "certified" if run.certified else "proved"
         if len(eps) > 1:
             ends = (self.points[0], self.points[-1])
             first, last = (f"{p.verified} ({self.share(p.verified)}) within {p.eps}" for p in ends)
-            return f"CERTIFIED: {what} are proved from {first} to {last} in {run.norm} distance."
+            return f"{how.upper()}: {what} are {how} from {first} to {last} in {run.norm} distance."
         [point] = self.points
-        how = "certified" if run.certified else "proved"
         proved = f"{point.verified} ({self.share(point.verified)}) are {how} within {run.norm} distance {eps[0]}"
         broken = f"{point.falsified} ({self.share(point.falsified)}) are broken"
-        return f"CERTIFIED: {what} {proved}, {broken}, {self.inputs - point.verified - point.falsified} are undecided."
+        undecided = self.inputs - point.verified - point.falsified
+        return f"{how.upper()}: {what} {proved}, {broken}, {undecided} are undecided."
 
     def _part(self) -> str:
         return f"of the first {self.answered} of {self.inputs} {Path(self.run.dataset).stem} images with a result"

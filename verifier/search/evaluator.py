@@ -64,15 +64,15 @@ def paid(gamma: Tensor, l: Tensor, u: Tensor) -> Tensor:
     return (gamma.clamp(min=0) * u + gamma.clamp(max=0) * l).sum(1)
 
 
-def choose(lines: Lines, v: Tensor) -> tuple[Tensor, Tensor]:
-    """Slopes and offsets of the lower lines where v >= 0 and of the upper ones elsewhere."""
+def choose(lines: Lines, v: Tensor, slope: Tensor, offset: Tensor) -> None:
+    """Write slopes and offsets of the lower lines where v >= 0 and of the upper ones elsewhere."""
     up = v >= 0
-    slope = torch.where(up, lines.lower_slope, lines.upper_slope)
-    if lines.lower_offset is None:
-        assert lines.upper_offset is not None
-        return slope, lines.upper_offset * ~up
+    torch.where(up, lines.lower_slope, lines.upper_slope, out=slope)
     assert lines.upper_offset is not None
-    return slope, torch.where(up, lines.lower_offset, lines.upper_offset)
+    if lines.lower_offset is None:
+        torch.mul(lines.upper_offset, up.logical_not_(), out=offset)
+    else:
+        torch.where(up, lines.lower_offset, lines.upper_offset, out=offset)
 
 
 def minimiser(region: Box, A: Tensor) -> Tensor:
@@ -183,7 +183,9 @@ class GraphEvaluator:
         for b in self.units.blocks:
             if b.activation in outputs:
                 v[:, b.part] = dense(outputs[b.activation]).flatten(1)[:, b.positions]
-        return Backward(bound, v, *choose(lines, v), minimiser(region, A))
+        slope, offset = torch.empty_like(v), torch.empty_like(v)
+        choose(lines, v, slope, offset)
+        return Backward(bound, v, slope, offset, minimiser(region, A))
 
     def forward(self, back: Backward) -> tuple[Tensor, Tensor]:
         z = torch.zeros_like(back.v)

@@ -19,7 +19,7 @@ from verifier.graph import Graph
 from verifier.proof import INPUT
 from verifier.search.clipping import best_combination, clipped
 from verifier.search.domain import Domains, joined
-from verifier.search.record import Evidence, Record
+from verifier.search.record import Cut, Evidence, Record
 from verifier.search.rows import Rows
 from verifier.spec.property import HalfSpaces
 from verifier.types import Box, Interval
@@ -206,7 +206,7 @@ class InputSplits:
         center, radius = (domains.low + domains.high) / 2, (domains.high - domains.low) / 2
         return (radius > 1e-12 * center.abs()).any(1)
 
-    def split(self, domains: Boxes) -> Boxes:
+    def split(self, domains: Boxes) -> tuple[Boxes, Cut]:
         radius = (domains.high - domains.low) / 2
         # A score of zero does not say that an input is idle: none may stay far wider than the others.
         width = radius / self.whole
@@ -217,9 +217,7 @@ class InputSplits:
         both = domains.select(row.repeat(2))
         middle = (domains.low[row, place] + domains.high[row, place]) / 2
         both.high[row, place], both.low[row + n, place] = middle, middle
-        if self.record is not None:
-            both.node = self.record.split(domains.node, domains.unsafe, place, middle, domains.weights)
-        return both
+        return both, Cut(place, middle, domains.weights)
 
     def keep(self, closed: Boxes) -> None:
         if self.record is not None:

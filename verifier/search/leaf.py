@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 import torch
-from scipy import sparse
 from torch import Tensor
 
 from verifier.bounds.backward import pull_back, start_rows
@@ -105,12 +105,12 @@ class _DecidedForms:
                 z = unsqueezed(nodes[node.inputs[0]].to("cpu", torch.float64))
                 self.lines[place] = node.op.relax(z, node.op.initial(z, "adaptive"))
 
-    def __call__(self, form: dict[int, Coefficients], constant: Tensor) -> tuple[sparse.csr_array, np.ndarray]:
+    def __call__(self, form: dict[int, Coefficients], constant: Tensor) -> tuple[scipy.sparse.csr_array, np.ndarray]:
         """A matrix (spec, inputs) and constants (spec,), for coefficients by node and constant (1, spec)."""
         sources, constant = pull_back(self.graph, form, constant, self.lines)
         inputs, count = self.graph.nodes[0].size, constant.shape[1]
         A = dense(sources[0]).reshape(count, inputs) if 0 in sources else torch.zeros(count, inputs)
-        return sparse.csr_array(A.numpy()), constant[0].numpy()
+        return scipy.sparse.csr_array(A.numpy()), constant[0].numpy()
 
 
 def violation_multipliers(program: LinearProgram, options: SolveOptions) -> np.ndarray | None:
@@ -120,12 +120,12 @@ def violation_multipliers(program: LinearProgram, options: SolveOptions) -> np.n
     rows, columns = program.matrix.shape
     reach = abs(program.matrix) @ np.maximum(np.abs(program.lower), np.abs(program.upper))
     sides = np.stack([np.where(np.isfinite(s), np.abs(s), 0.0) for s in (program.row_lower, program.row_upper)])
-    slack = sparse.eye_array(rows, format="csr")
+    slack = scipy.sparse.eye_array(rows, format="csr")
     elastic = LinearProgram(
         cost=np.concatenate([np.zeros(columns), np.ones(2 * rows)]),
         lower=np.concatenate([program.lower, np.zeros(2 * rows)]),
         upper=np.concatenate([program.upper, np.tile(reach + sides.max(0), 2)]),
-        matrix=sparse.hstack([program.matrix, slack, -slack], format="csr"),
+        matrix=scipy.sparse.hstack([program.matrix, slack, -slack], format="csr"),
         row_lower=program.row_lower,
         row_upper=program.row_upper,
     )

@@ -14,7 +14,7 @@ from verifier.search.ascent import Ascent, Patterns, bound
 from verifier.search.branching import best_of, children, scores
 from verifier.search.domain import joined, outward
 from verifier.search.evaluator import Evaluator
-from verifier.search.record import Evidence, Record
+from verifier.search.record import Cut, Evidence, Record
 from verifier.search.rows import Rows
 from verifier.search.shaving import LITTLE, Shaving
 
@@ -172,16 +172,13 @@ class NeuronSplits:
         return self.units.unstable(domains.l, domains.u).any(1)
 
     @torch.no_grad()
-    def split(self, domains: Open) -> Open:
+    def split(self, domains: Open) -> tuple[Open, Cut]:
         count = min(self.widest, max(self.shortlist, CANDIDATES // len(domains)))
         candidates, score = domains.shortlist[:, :count], domains.score[:, :count]
         unit, gains = best_of(self.units, domains, candidates, score, self.enough, self._quick)
         self.promises.learn(domains.unsafe, candidates, score, gains)
         both = children(self.units, domains, unit)
-        if self.record is not None:
-            row = torch.arange(len(domains), device=unit.device)
-            both.node = self.record.split(domains.node, domains.unsafe, unit, both.u[row, unit])
-        return both
+        return both, Cut(unit, both.u[torch.arange(len(domains), device=unit.device), unit])
 
     @torch.no_grad()
     def keep(self, closed: Open) -> None:

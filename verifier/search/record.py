@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -34,6 +35,15 @@ class Evidence:
     pressure: Tensor | None = None
 
 
+class Cut(NamedTuple):
+    """How n subdomains are halved: at points (n,) of places (n,). weights: (n, rows), of the combination of rows that
+    has cut off parts of them before, if one has."""
+
+    place: Tensor
+    point: Tensor
+    weights: Tensor | None = None
+
+
 class Record:
     """One tree for every unsafe set, whose roots are the nodes 0, 1, ...
 
@@ -55,16 +65,11 @@ class Record:
         self._splits: list[tuple[list[int], list[int], list[float], list[Sequence[float]], int]] = []
         self._leaves: list[tuple[list[int], _Leaves]] = []
 
-    def split(
-        self, node: Tensor, unsafe: Tensor, place: Tensor, point: Tensor, weights: Tensor | None = None
-    ) -> Tensor:
-        """Cut nodes (n,) of unsafe sets (n,) at points of places; returns the halves (2n,), first all below.
-
-        weights: (n, rows), of the combination of rows that has cut off parts before, if one has.
-        """
+    def split(self, node: Tensor, unsafe: Tensor, cut: Cut) -> Tensor:
+        """Cut nodes (n,) of unsafe sets (n,); returns the halves (2n,), first all below."""
         first, n = self.count, len(node)
-        combined: list[Sequence[float]] = [()] * n if weights is None else [*self._own_rows(weights, unsafe)]
-        self._splits.append((node.tolist(), place.tolist(), point.double().tolist(), combined, first))
+        combined: list[Sequence[float]] = [()] * n if cut.weights is None else [*self._own_rows(cut.weights, unsafe)]
+        self._splits.append((node.tolist(), cut.place.tolist(), cut.point.double().tolist(), combined, first))
         self.count += 2 * n
         return torch.arange(first, first + 2 * n, device=node.device)
 

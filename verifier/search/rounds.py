@@ -24,6 +24,7 @@ FIRST_SHARE = 0.25  # of the time, at most, for the first round of tightening: o
 LAST_SHARE = 0.5  # of the time left, at most, for any further round of tightening: the search needs the rest
 GROWTH = 3  # how much longer a round tightens than the round before
 PATIENCE = 0.25  # seconds of search for every second that the next round would tighten
+GAIN = 0.1  # of the width of a layer's bounds; a round that gains less everywhere is the last
 IDLE = 0.25  # a round that needs less of its time than this leaves nothing for the next
 SHAVING_SHARE = 0.1  # of a round's search, at most, for what only that search gains by
 SHORTEST = 0.5  # seconds, at least, of search and (after the first round) of tightening
@@ -33,32 +34,42 @@ MANY = 1000  # rounds of splits: the clock ends them
 class Rounds:
     """Neuron splits over a region that every round knows better.
 
-    patience: seconds that the search of the last round may take before the next round; inf after the last. records:
-    where to keep what proves the bounds, if that is wanted.
+    patience: seconds that the search of the last round may take before the next round; inf after the last. dear: would
+    the next round take so much of the time left that a search which proves something should rather go on? records:
+    where to keep what proves the bounds, if that is wanted. jobs: how many processes may share the work.
     """
 
     def __init__(
-        self, graph: Graph, region: Box, nodes: Mapping[int, Interval], deadline: float, records: Records | None = None
+        self,
+        graph: Graph,
+        region: Box,
+        nodes: Mapping[int, Interval],
+        deadline: float,
+        records: Records | None = None,
+        jobs: int = 1,
     ) -> None:
         self.graph, self.region, self.nodes, self.deadline, self.records = graph, region, dict(nodes), deadline, records
-        self.tightening, self.patience = Tightening(1, FIRST_SHARE * (deadline - time.monotonic())), 0.0
+        self.tightening, self.patience = Tightening(1, FIRST_SHARE * (deadline - time.monotonic()), jobs), 0.0
+        self.dear = False
 
     def next(self, unsafe: Sequence[HalfSpaces], enough: float, steps: int, shortlist: int) -> NeuronSplits:
         """The splits for some unsafe sets, after tightening the bounds of the neurons once more."""
         graph, region, rows, began = self.graph, self.region, Rows.of(unsafe, self.region.lower), time.monotonic()
         known = self.nodes
         self.nodes, network = self.tightening(graph, region, known, self.deadline, self.records)
-        gained = any(z is not known[node] for node, z in self.nodes.items())
         units = Units.of(graph, self.nodes) if network is None else network.units
+        before, after = _widths(Units.of(graph, known)), _widths(units)
+        gained = any(after.get(read, 0.0) < (1 - GAIN) * width for read, width in before.items())
         took, first = time.monotonic() - began, self.tightening.rounds == 1
-        seconds = max(GROWTH * took, SHORTEST) if first else GROWTH * self.tightening.seconds
-        exhausted = not first and took < IDLE * self.tightening.seconds
-        late = seconds > LAST_SHARE * (self.deadline - time.monotonic())
-        last = (
-            exhausted or late or not gained or network is None
-        )  # what is not reduced is too dear to be tightened twice
+        given, room = self.tightening.seconds, LAST_SHARE * (self.deadline - time.monotonic())
+        wanted = max(GROWTH * took, SHORTEST) if first else GROWTH * given
+        seconds = min(wanted, room)
+        exhausted = not first and took < IDLE * given
+        late = seconds < (took if first else given)  # no longer than the round before: little would be gained
+        last = exhausted or late or not gained
+        self.dear = room < wanted and not last
         self.patience = math.inf if last else max(PATIENCE * seconds, SHORTEST)
-        self.tightening = Tightening(MANY, seconds)
+        self.tightening = Tightening(MANY, seconds, self.tightening.jobs)
         evaluator = network or for_graph(graph, region, self.nodes, units)
         close = leaf_closer(graph, region, self.nodes, units, rows)
         sizes = [len(s.C) for s in unsafe]
@@ -67,6 +78,11 @@ class Rounds:
         left = min(self.patience, self.deadline - time.monotonic())
         shave_until = time.monotonic() + SHAVING_SHARE * left if record is None else None
         return NeuronSplits(evaluator, rows, enough, steps, shortlist, close, record, shave_until)
+
+
+def _widths(units: Units) -> dict[int, float]:
+    """How wide the undecided neurons of every layer are, together."""
+    return {b.read: float((units.upper[b.part] - units.lower[b.part]).sum()) for b in units.blocks}
 
 
 def narrowed(nodes: Mapping[int, Interval], units: Units, l: Tensor, u: Tensor) -> dict[int, Interval]:

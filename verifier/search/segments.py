@@ -68,7 +68,7 @@ class Segment:
         result = self.b.unsqueeze(1).expand(-1, values[INPUT].shape[1])
         for i, matrix in self.sources.items():
             result = torch.addmm(result, matrix.M, values[i])
-        return result
+        return result if self.sources else result.clone()
 
     def backward(self, e: Tensor, pending: dict[int, Tensor]) -> Tensor:
         """Add what coefficients e (k, n) give to those of the sources; returns the constants (n,)."""
@@ -79,120 +79,83 @@ class Segment:
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """One activation: what it reads, and the lines (living, 1) of its decided neurons, zero at its units."""
+    """One activation: what it reads, and the lines of its decided neurons, which come after its units.
+
+    slope, offset: (decided, 1); None where all slopes are one, or all offsets zero.
+    """
 
     activation: int
     part: slice
     read: Segment
-    slope: Tensor
+    slope: Tensor | None
     offset: Tensor | None
 
+    @property
+    def count(self) -> int:
+        """How many units there are."""
+        return self.part.stop - self.part.start
+
     def to(self, dtype: torch.dtype) -> Layer:
-        offset = None if self.offset is None else self.offset.to(dtype)
-        return replace(self, read=self.read.to(dtype), slope=self.slope.to(dtype), offset=offset)
+        slope, offset = (None if side is None else side.to(dtype) for side in (self.slope, self.offset))
+        return replace(self, read=self.read.to(dtype), slope=slope, offset=offset)
 
 
 @dataclass(frozen=True, eq=False)
 class SegmentEvaluator:
-    """Layers in the order of the graph, then the outputs."""
+    """Layers in the order of the graph, then the outputs, which may be any neurons of a node above them."""
 
     units: Units
     coordinates: Coordinates
     layers: tuple[Layer, ...]
     output: Segment
 
-    @classmethod
-    def of(
-        cls, graph: Graph, region: Box, nodes: Mapping[int, Interval], units: Units, target: int, outputs: Tensor
-    ) -> SegmentEvaluator | None:
-        """For bounds `nodes` of what activations read, and the units that these leave undecided below the outputs.
-
-        outputs: flat positions in the node `target`. None where the matrices would be too large.
-        """
-        coordinates, living = Coordinates(region), dict[int, Tensor]()
-        build, layers, size = _Builder(graph, coordinates, living), [], 0
-        blocks = {b.activation: b for b in units.blocks}
-        for index, node in enumerate(graph.nodes[: target + 1]):
-            if not isinstance(node.op, Activation):
-                continue
-            read, block = node.inputs[0], blocks.get(index)
-            z = unsqueezed(nodes[read])
-            lines = node.op.relax(z, node.op.initial(z, "adaptive"))
-            slope, offset = lines.lower_slope.flatten().clone(), torch.zeros_like(lines.lower_slope).flatten()
-            if lines.lower_offset is not None:
-                offset = lines.lower_offset.flatten().clone()
-            own = block.positions if block is not None else outputs.new_zeros(0)
-            slope[own] = offset[own] = 0
-            others = ((slope != 0) | (offset != 0)).nonzero().squeeze(1)
-            living[index] = torch.cat((own, others))
-            size += len(living[index]) * max(graph.nodes[i].size for i in range(read + 1))
-            if size > LARGEST:
-                return None
-            part = block.part if block is not None else slice(0, 0)
-            kept = offset[living[index]].unsqueeze(1)
-            layers.append(
-                Layer(
-                    index,
-                    part,
-                    build(read, living[index]),
-                    slope[living[index]].unsqueeze(1),
-                    kept if bool((kept != 0).any()) else None,
-                )
-            )
-        return cls(units, coordinates, tuple(layers), build(target, outputs))
-
     def to(self, dtype: torch.dtype) -> SegmentEvaluator:
         """The same in another precision."""
         layers = tuple(layer.to(dtype) for layer in self.layers)
         return replace(self, coordinates=self.coordinates.to(dtype), layers=layers, output=self.output.to(dtype))
 
-    @property
-    def multiplications(self) -> float:
-        """About how many dense ones one bound takes."""
-        matrices = [m.M for s in (self.output, *(layer.read for layer in self.layers)) for m in s.sources.values()]
-        return sum(M.numel() if M.layout == torch.strided else M.values().numel() / SPARSE for M in matrices)
-
     def backward(self, lines: Lines, gamma: Tensor, paid: Tensor, c: Tensor) -> Backward:
         pending: dict[int, Tensor] = {}
         lines = Lines(*(None if side is None else side.T.contiguous() for side in lines))  # type: ignore[arg-type]
         gamma, e = gamma.T.contiguous(), c.T.contiguous()
-        v = torch.zeros_like(gamma)
-        slope, offset = lines.lower_slope.clone(), torch.zeros_like(gamma)
+        v, slope, offset = (torch.empty_like(gamma) for _ in range(3))
         constant = self.output.backward(e, pending) - paid
         for layer in reversed(self.layers):
-            part = layer.part
-            count = part.stop - part.start
+            part, count = layer.part, layer.count
             if layer.activation in pending:
                 e = pending.pop(layer.activation)
             elif count:  # nothing above reads these units, but gamma still presses on them
-                e = gamma.new_zeros(len(layer.slope), gamma.shape[1])
+                e = gamma.new_zeros(len(layer.read.b), gamma.shape[1])
             else:
                 continue
             if layer.offset is not None:
-                constant = constant + layer.offset.squeeze(1) @ e
+                constant = constant + layer.offset.squeeze(1) @ e[count:]
+            if layer.slope is not None:
+                e[count:] *= layer.slope
             if count:
                 v[part] = e[:count]
-                slope[part], offset[part] = choose(lines.at(part), v[part])
-            e = e * layer.slope
-            if count:
+                choose(lines.at(part), v[part], slope[part], offset[part])
                 torch.addcmul(gamma[part], slope[part], v[part], out=e[:count])
             constant = constant + layer.read.backward(e, pending)
         constant = constant + (v * offset).sum(0)
-        A = pending[INPUT].T.contiguous() if INPUT in pending else c.new_zeros(len(c), self.coordinates.count)
+        A = pending[INPUT].T if INPUT in pending else c.new_zeros(len(c), self.coordinates.count)
         least, x = self.coordinates.least(A)
-        return Backward(constant + least, v.T.contiguous(), slope.T.contiguous(), offset.T.contiguous(), x)
+        return Backward(constant + least, v.T.contiguous(), slope.T, offset.T, x)
 
     def forward(self, back: Backward) -> tuple[Tensor, Tensor]:
+        # `backward` lays out what it hands back as it is read here, unless some of it was selected.
         values = {INPUT: back.x.T.contiguous()}
         slope, offset = back.slope.T.contiguous(), back.offset.T.contiguous()
-        z = torch.zeros_like(slope)
+        z = torch.empty_like(slope)
         for layer in self.layers:
-            t, part = layer.read.forward(values), layer.part
-            count = part.stop - part.start
-            a = t * layer.slope if layer.offset is None else torch.addcmul(layer.offset, t, layer.slope)
+            a, part, count = layer.read.forward(values), layer.part, layer.count
             if count:
-                z[part] = t[:count]
+                z[part] = a[:count]
                 torch.addcmul(offset[part], slope[part], z[part], out=a[:count])
+            if layer.slope is not None:
+                a[count:] *= layer.slope
+            if layer.offset is not None:
+                a[count:] += layer.offset
             values[layer.activation] = a
         return z.T.contiguous(), self.output.forward(values).T.contiguous()
 
@@ -200,22 +163,48 @@ class SegmentEvaluator:
         return self.coordinates.points(x)
 
 
-def for_graph(
-    graph: Graph, region: Box, nodes: Mapping[int, Interval], units: Units
-) -> SegmentEvaluator | GraphEvaluator:
-    """The evaluator of a whole network: of its matrices, or of its ops where those would be too large."""
-    outputs = torch.arange(graph.nodes[-1].size, device=graph.device)
-    matrices = SegmentEvaluator.of(graph, region, nodes, units, graph.output, outputs)
-    return GraphEvaluator.of(graph, region, nodes, units) if matrices is None else matrices
+class Matrices:
+    """The matrices of a network, made activation by activation as the bounds of what these read become known."""
 
+    def __init__(self, graph: Graph, region: Box) -> None:
+        self.graph, self.coordinates = graph, Coordinates(region)
+        self._layers: list[Layer] = []
+        self._living: dict[int, Tensor] = {}
+        self._size = 0
 
-class _Builder:
-    """Makes segments from the living neurons of the activations, which it is given by node as they become known."""
+    @property
+    def too_large(self) -> bool:
+        """Whether the network is better left as it is."""
+        return self._size > LARGEST
 
-    def __init__(self, graph: Graph, coordinates: Coordinates, living: Mapping[int, Tensor]) -> None:
-        self.graph, self.coordinates, self.living = graph, coordinates, living
+    def add(self, activation: int, z: Interval, units: Units) -> None:
+        """The next activation of the graph, bounds z (batch one) of what it reads, and the units up to it."""
+        op, read = self.graph.nodes[activation].op, self.graph.nodes[activation].inputs[0]
+        assert isinstance(op, Activation)
+        lines = op.relax(unsqueezed(z), op.initial(unsqueezed(z), "adaptive"))
+        slope = lines.lower_slope.flatten()
+        offset = torch.zeros_like(slope) if lines.lower_offset is None else lines.lower_offset.flatten()
+        block = next((b for b in units.blocks if b.activation == activation), None)
+        own, part = (slope.new_zeros(0).long(), slice(0, 0)) if block is None else (block.positions, block.part)
+        alive = (slope != 0) | (offset != 0)
+        alive[own] = False
+        others = alive.nonzero().squeeze(1)
+        living = torch.cat((own, others))
+        self._living[activation] = living
+        self._size += len(living) * max(self.graph.nodes[i].size for i in range(read + 1))
+        if not self.too_large:
+            steep, high = slope[others].unsqueeze(1), offset[others].unsqueeze(1)
+            kept = (None if bool((steep == 1).all()) else steep, high if bool((high != 0).any()) else None)
+            self._layers.append(Layer(activation, part, self._segment(read, living), *kept))
 
-    def __call__(self, node: int, positions: Tensor) -> Segment:
+    def evaluator(self, units: Units, target: int, outputs: Tensor) -> SegmentEvaluator | None:
+        """For the flat positions `outputs` of a node, all activations below which were added; None if too large."""
+        if self.too_large:
+            return None
+        return SegmentEvaluator(units, self.coordinates, tuple(self._layers), self._segment(target, outputs))
+
+    def _segment(self, node: int, positions: Tensor) -> Segment:
+        """The affine piece from the living neurons of the activations below to neurons of a node."""
         graph = self.graph
         if not len(positions):
             return Segment({}, torch.zeros(0, dtype=graph.dtype, device=graph.device))
@@ -228,7 +217,7 @@ class _Builder:
             constants.append(constant.squeeze(0))
             for i, A in sources.items():
                 own = dense(A).reshape(len(rows), -1)
-                parts.setdefault(i, []).append(own if i == INPUT else own[:, self.living[i]])
+                parts.setdefault(i, []).append(own if i == INPUT else own[:, self._living[i]])
         b, matrices = torch.cat(constants), dict[int, Matrix]()
         for i, blocks in parts.items():
             M = torch.cat(blocks)
@@ -237,3 +226,15 @@ class _Builder:
             if M.numel() and bool((M != 0).any()):
                 matrices[i] = Matrix.of(M.contiguous())
         return Segment(matrices, b)
+
+
+def for_graph(
+    graph: Graph, region: Box, nodes: Mapping[int, Interval], units: Units
+) -> SegmentEvaluator | GraphEvaluator:
+    """The evaluator of a whole network: of its matrices, or of its ops where those would be too large."""
+    matrices = Matrices(graph, region)
+    for index, node in enumerate(graph.nodes):
+        if isinstance(node.op, Activation):
+            matrices.add(index, nodes[node.inputs[0]], units)
+    outputs = torch.arange(graph.nodes[-1].size, device=graph.device)
+    return matrices.evaluator(units, graph.output, outputs) or GraphEvaluator.of(graph, region, nodes, units)

@@ -7,7 +7,7 @@ from typing import Protocol, TypeVar
 from torch import Tensor
 
 from verifier.search.domain import Domains
-from verifier.search.record import Record
+from verifier.search.record import Cut, Record
 
 D = TypeVar("D", bound=Domains)
 
@@ -34,8 +34,8 @@ class Splitting(Protocol[D]):
     def splittable(self, domains: D) -> Tensor:
         """A mask of the subdomains that can still be split."""
 
-    def split(self, domains: D) -> D:
-        """The parts of splittable subdomains, each with `lower` of the whole."""
+    def split(self, domains: D) -> tuple[D, Cut]:
+        """The halves of n splittable subdomains, each with `lower` of the whole, first all below the cut."""
 
     def keep(self, closed: D) -> None:
         """Take down what proved these subdomains, where a record is kept."""

@@ -1,6 +1,6 @@
 """Better bounds of hidden neurons over the whole region, before the search: one small search per end of each neuron.
 
-Layer by layer the undecided neurons become the outputs of a reduced network over the units found so far. Their bounds
+Layer by layer the undecided neurons become the outputs of a network over the units found so far. Their bounds
 improve by ascent on lines of their own and by a few levels of splits below them; what gets decided is no unit any more.
 """
 
@@ -8,25 +8,28 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from verifier.graph import Graph
-from verifier.ops.base import Activation, PiecewiseLinear, Relaxation
+from verifier.ops.base import Activation, PiecewiseLinear
+from verifier.search.crew import Crew, Halved, halved, helpers
 from verifier.search.domain import joined
 from verifier.search.evaluator import Evaluator
 from verifier.search.neurons import NeuronSplits, Open
 from verifier.search.record import Record, Records
-from verifier.search.reduced import Forms, ReducedEvaluator, forms, pays, stable_lines
 from verifier.search.rows import Rows
-from verifier.search.segments import SegmentEvaluator
+from verifier.search.segments import Matrices, SegmentEvaluator
 from verifier.search.units import Units
 from verifier.types import Box, Interval
 
 BATCH = 256  # subdomains that are split together
+SHARED = 64  # parts, at least, that others are given
+MANY = 4 * SHARED  # parts, at least, for which others are asked at once
+LONG = 0.3  # seconds, at least, for a layer with whose splits others are asked to help
 WORST = 0.5  # the share of the range of a neuron's bounds in which parts are split
 
 
@@ -34,11 +37,13 @@ WORST = 0.5  # the share of the range of a neuron's bounds in which parts are sp
 class Tightening:
     """rounds: of splits below a neuron, at most. seconds: for them, in equal parts for all layers.
 
-    steps, shortlist: as in the search, of which there are few here: many subdomains pay more than good bounds of some.
+    jobs: how many processes share the work. steps, shortlist: as in the search, of which there are few here: many
+    subdomains pay more than good bounds of some.
     """
 
     rounds: int
     seconds: float
+    jobs: int = 1
 
     steps: int = 4
     shortlist: int = 8
@@ -50,31 +55,26 @@ class Tightening:
         nodes: Mapping[int, Interval],
         deadline: float,
         records: Records | None = None,
-    ) -> tuple[dict[int, Interval], ReducedEvaluator | None]:
-        """Better bounds of what activations read, and the reduced network of the whole graph where that pays.
+    ) -> tuple[dict[int, Interval], SegmentEvaluator | None]:
+        """Better bounds of what activations read, and the matrices of the whole network unless they are too large.
 
         records: where to keep what proves the bounds, if that is wanted.
         """
         nodes, units = dict(nodes), Units.none(graph)
-        lines: dict[int, Relaxation] = {}
         if not all(isinstance(n.op, PiecewiseLinear) for n in graph.nodes if isinstance(n.op, Activation)):
             return nodes, None
-        activations = sum(isinstance(n.op, Activation) for n in graph.nodes)
-        every: Forms | None = Forms.none(graph)  # None once the reduced network would be dearer than the network itself
-        done: set[int] = set()
+        left = sum(isinstance(n.op, Activation) for n in graph.nodes) - 1  # layers with units before them
+        until = time.monotonic() + self.seconds
+        matrices, done = Matrices(graph, region), set[int]()
         for index, node in enumerate(graph.nodes):
             if not isinstance(node.op, Activation):
                 continue
             read = node.inputs[0]
             positions = node.op.unstable(nodes[read]).flatten().nonzero().squeeze(1)
-            rows = None if every is None else forms(graph, read, positions, lines, units)
             if len(units) and len(positions) and read not in done and time.monotonic() < deadline:
-                network: Evaluator | None
-                if every is None or rows is None:
-                    network = SegmentEvaluator.of(graph, region, nodes, units, read, positions)
-                else:
-                    network = ReducedEvaluator.of(region, units, every.then(rows))
-                share = time.monotonic() + self.seconds / activations
+                network = matrices.evaluator(units, read, positions)
+                now = time.monotonic()
+                share = now + max(until - now, 0.0) / max(left, 1)
                 if network is not None:
                     z, record = nodes[read], None
                     if records is not None:
@@ -83,17 +83,10 @@ class Tightening:
                     if records is not None and record is not None:
                         records.claim(index, positions, record, z, nodes[read])
             done.add(read)
-            kept = node.op.unstable(nodes[read]).flatten()[positions]
+            left -= int(bool(units))
             units = units.then(graph, index, nodes[read])
-            if every is not None and rows is not None:
-                every, positions = every.then(rows.select(kept)), positions[kept]
-                lines[index] = stable_lines(node.op, nodes[read], positions)
-                every = every if pays(graph, region, len(units)) else None
-        if every is None:
-            return nodes, None
-        output = torch.arange(graph.nodes[-1].size, device=graph.device)
-        rows = forms(graph, graph.output, output, lines, units)
-        return nodes, ReducedEvaluator.of(region, units, every.then(rows))
+            matrices.add(index, nodes[read], units)
+        return nodes, matrices.evaluator(units, graph.output, torch.arange(graph.nodes[-1].size, device=graph.device))
 
     def _tightened(
         self, network: Evaluator, z: Interval, positions: Tensor, deadline: float, record: Record | None
@@ -115,24 +108,42 @@ class Tightening:
         """The best bound (sets,) of every set, by splits of its worst parts for as long as there is time."""
         parts = _bounded(search, search.root(), deadline)
         count = len(parts)
-        for _ in range(self.rounds):
-            least, most = (_by_set(parts, count, how) for how in ("amin", "amax"))
-            bad = parts.lower <= (least + WORST * (most - least))[parts.unsafe]
-            going = (bad & ~(parts.lower > search.enough) & search.splittable(parts)).nonzero().squeeze(1)
-            if not len(going):
-                break
-            kept = torch.ones(len(parts), dtype=torch.bool, device=going.device)
-            halves = []
-            for index in going.split(BATCH):
-                if time.monotonic() > deadline:
+
+        def step(batch: Open) -> Halved[Open]:
+            answer = halved(search, batch, math.inf)
+            search.confirm(answer.parts)
+            return answer
+
+        with Crew(step, helpers(self.jobs, parts.l.device)) as crew:
+            for number in range(self.rounds):
+                least, most = (_by_set(parts, count, how) for how in ("amin", "amax"))
+                bad = parts.lower <= (least + WORST * (most - least))[parts.unsafe]
+                decided = (least > search.enough).view(2, -1).any(0).repeat(2)[parts.unsafe]  # at either end
+                going = (bad & ~decided & search.splittable(parts)).nonzero().squeeze(1)
+                if not len(going):
                     break
-                halves.append(_bounded(search, search.split(parts.select(index)), math.inf))
-                kept[index] = False
-            if not halves:
-                break
-            parts = joined([parts.select(kept), *halves])
+                if (number or len(going) > MANY) and deadline - time.monotonic() > LONG:
+                    crew.start()
+                size = min(BATCH, max(SHARED, -(-len(going) // crew.size)))
+                chunks, taken = going.split(size), list[Tensor]()
+                answers = crew.all(_batches(parts, chunks, taken, deadline))
+                halves = [answer.placed(batch, search.record) for batch, answer in answers]
+                if not halves:
+                    break
+                kept = torch.ones(len(parts), dtype=torch.bool, device=going.device)
+                kept[torch.cat(taken)] = False
+                parts = joined([parts.select(kept), *halves])
         search.keep(parts)
         return _by_set(parts, count, "amin")
+
+
+def _batches(parts: Open, chunks: Iterable[Tensor], taken: list[Tensor], deadline: float) -> Iterator[Open]:
+    """The parts of each chunk of positions, which is then noted as taken, until time is up."""
+    for index in chunks:
+        if time.monotonic() > deadline:
+            return
+        taken.append(index)
+        yield parts.select(index)
 
 
 def _bounded(search: NeuronSplits, domains: Open, deadline: float) -> Open:

@@ -199,13 +199,13 @@ class AnyLines:
     """Lines around activations of any kind."""
 
     def __init__(self, units: Units, l: Tensor, u: Tensor) -> None:
-        self.units, self.l, self.u = units, l, u
+        self.units = units
+        self.lines = [b.op.lines(unsqueezed(Interval(l[:, b.part], u[:, b.part]))) for b in units.blocks]
 
     def at(self, alpha: Tensor) -> Lines:
         parts = []
-        for b in self.units.blocks:
-            z = unsqueezed(Interval(self.l[:, b.part], self.u[:, b.part]))
-            own = b.op.relax(z, alpha[:, : b.op.parameters, b.part].transpose(0, 1).unsqueeze(2))
+        for b, lines in zip(self.units.blocks, self.lines, strict=True):
+            own = lines(alpha[:, : b.op.parameters, b.part].transpose(0, 1).unsqueeze(2))
             zero = torch.zeros_like(own.lower_slope)
             offsets = (zero if side is None else side for side in (own.lower_offset, own.upper_offset))
             parts.append([side.squeeze(1) for side in (own.lower_slope, own.upper_slope, *offsets)])

@@ -15,6 +15,7 @@ HiGHS 1.15:
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,6 +70,11 @@ class Highs(Solver):
             raise SolverError(f"{path}: cannot write a model with the suffix {path.suffix!r}: use .mps or .lp")
         highs = _loaded(with_whole_bounds(program), SolveOptions())
         _require(highs.writeModel(str(path)), f"cannot write the model to {path}")
+        with open(path, "rb") as file:  # HiGHS does not notice that a disk is full
+            file.seek(-min(10, path.stat().st_size), os.SEEK_END)
+            whole = file.read(10).lower().split()[-1:] in ([b"endata"], [b"end"])
+        if not whole:
+            raise SolverError(f"{path}: could not be written to its end; make room or choose another place")
 
     def _answers(
         self, program: LinearProgram, costs: Iterable[np.ndarray], options: SolveOptions, start: np.ndarray | None

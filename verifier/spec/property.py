@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ class Region:
     origin: np.ndarray | None = None
     eps: Fraction | None = None
     norm: float | None = None
+    _inner: dict[torch.dtype, Box] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def is_box(self) -> bool:
@@ -55,10 +57,32 @@ class Region:
         """
         return np.minimum(np.maximum(exact(x), self.lower), self.upper)
 
+    @cached_property
+    def floats(self) -> tuple[np.ndarray, np.ndarray]:
+        """The least and the greatest float64 numbers between `lower` and `upper`; they cross where there is none."""
+        return -round_down(-self.lower), round_down(self.upper)
+
+    def sides(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """float64 numbers at most and at least the point that a float32 input x stands for."""
+        below = x.astype(np.float64)
+        above, moved = below.copy(), self._moved(x)
+        point = np.minimum(np.maximum(exact(x[moved]), self.lower[moved]), self.upper[moved])
+        below[moved], above[moved] = round_down(point), -round_down(-point)
+        return below, above
+
+    def _moved(self, x: np.ndarray) -> np.ndarray:
+        """A mask of where x need not be the point that it stands for: exact numbers, which take long, must tell."""
+        least, most = self.floats
+        return ~((least <= x) & (x <= most))
+
     def admits(self, x: np.ndarray) -> bool:
         """Whether the region holds a point that float32 rounds to x, decided exactly."""
         if x.shape != self.shape or not np.isfinite(x).all():
             return False
+        if self.is_box:
+            moved = self._moved(x)
+            point = np.minimum(np.maximum(exact(x[moved]), self.lower[moved]), self.upper[moved])
+            return bool((single(point) == x[moved]).all())
         point = self.point(x)
         return self.contains(point) and bool((single(point) == x).all())
 
@@ -91,6 +115,11 @@ class Region:
 
     def inner_box(self, dtype: torch.dtype = torch.float32) -> Box:
         """The set that attacks search: every bound is a `dtype` number rounded inwards, where there is room."""
+        if dtype not in self._inner:
+            self._inner[dtype] = self._inner_box(dtype)
+        return self._inner[dtype]
+
+    def _inner_box(self, dtype: torch.dtype) -> Box:
         numpy_type = np.float32 if dtype == torch.float32 else np.float64
         lower, upper = -round_down(-self.lower, numpy_type), round_down(self.upper, numpy_type)
         # An interval between two neighbouring floats has the one that its lower end is read as.
@@ -183,8 +212,12 @@ def single(point: np.ndarray) -> np.ndarray:
 
 def round_down(values: np.ndarray, dtype: type = np.float64) -> np.ndarray:
     """The largest floats of `dtype` that do not exceed the Fractions `values`."""
-    nearest: np.ndarray = np.empty(values.shape, dtype=dtype)
-    for index, value in np.ndenumerate(values):
-        rounded = dtype(float(value))
-        nearest[index] = np.nextafter(rounded, dtype(-np.inf)) if Fraction(float(rounded)) > value else rounded
-    return nearest
+    nearest: np.ndarray = values.astype(np.float64).astype(dtype)
+    exceeding = [_exceeds(*pair) for pair in zip(nearest.flatten().tolist(), values.flatten().tolist(), strict=True)]
+    return np.where(np.reshape(exceeding, values.shape), np.nextafter(nearest, dtype(-np.inf)), nearest)
+
+
+def _exceeds(number: float, value: Fraction) -> bool:
+    """Whether the number is greater, by integers: an order of magnitude faster than Fractions are compared."""
+    (a, b), (c, d) = number.as_integer_ratio(), value.as_integer_ratio()
+    return a * d > c * b

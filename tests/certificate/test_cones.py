@@ -1,0 +1,156 @@
+"""Cones, and both sides from one pass: the same bounds as a pass of the whole network gives, row by row."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from certified import ARITHMETICS, NO_HINTS, Files, random_files
+from onnx import helper, numpy_helper
+
+from verifier.certificate import refining
+from verifier.certificate.analysis import Analysis
+from verifier.certificate.cones import cones, shared
+from verifier.certificate.exact import Exact
+from verifier.certificate.pulling import Domains
+from verifier.certificate.reading import Network
+from verifier.certificate.refining import PARALLEL
+from verifier.certificate.rounded import Rounded
+from verifier.graph import Graph, GraphBuilder
+from verifier.ops.affine import Add, Linear
+from verifier.ops.convolution import Conv2d
+from verifier.ops.relu import Clip, LeakyReLU, ReLU
+from verifier.ops.shape import Reshape
+from verifier.spec.property import HalfSpaces, Property, Region, exact
+
+SIDE = {False: 12, True: 16}  # of the inputs; whether there is a residual connection
+
+
+def convolutions(seed: int, residual: bool) -> Graph:
+    """Three convolutions with strides, padding and several activations, the last one added to what it reads."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def conv(inputs: int, outputs: int, stride: int, padding: int) -> Conv2d:
+        weight = torch.randn(outputs, inputs, 3, 3, generator=generator) / 3
+        return Conv2d(weight, torch.randn(outputs, generator=generator) / 5, *((n, n) for n in (stride, padding, 1)), 1)
+
+    builder = GraphBuilder((1, SIDE[residual], SIDE[residual]))
+    x = builder.add(ReLU(), builder.add(conv(1, 4, 1, 0), 0))
+    x = builder.add(LeakyReLU(0.125) if seed % 2 else ReLU(), builder.add(conv(4, 4, 2 - residual, 1), x))
+    z = builder.add(conv(4, 4, 1, 1), x)
+    x = builder.add(Clip(-0.5, 0.75) if seed % 2 else ReLU(), builder.add(Add((1, 1)), z, x) if residual else z)
+    size = 4 * (14 if residual else 5) ** 2
+    x = builder.add(Reshape((size,)), x)
+    builder.add(Linear(torch.randn(3, size, generator=generator) / 8, torch.zeros(3)), x)
+    return builder.finish()
+
+
+def files_of(seed: int) -> Files:
+    graph = convolutions(seed, residual=seed >= 2)
+    centre = np.random.default_rng(seed).random(graph.input_shape)
+    region = Region(exact(centre - 0.02), exact(centre + 0.02))
+    return Files.of(graph, Property(region, (HalfSpaces(torch.eye(3).double()[:1], torch.zeros(1).double()),)))
+
+
+def found(files: Files, kind: type[Exact | Rounded], refine: int, single: bool = False) -> Domains:
+    network = files.network
+    hints = {**NO_HINTS, "refine": [refine] * len(network.activations)}
+    with np.errstate(all="ignore"):
+        return Analysis(network, kind, single, hints).bounds(files.statements[0].region.box)
+
+
+def gap(one: Domains, other: Domains) -> float:
+    """How far bounds of activations' inputs are from each other."""
+    sides = zip(one.z.values(), other.z.values(), strict=True)
+    return max(float(np.abs(x - y).max()) for pair in sides for x, y in zip(*pair, strict=True))
+
+
+@pytest.mark.parametrize(("seed", "kind"), [*itertools.product(range(4), (Rounded,)), (1, Exact)])
+def test_cones_give_the_bounds_of_the_whole_network(
+    seed: int, kind: type[Exact | Rounded], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = files_of(seed)
+    network = files.network
+    assert cones(network, network.activations[1])
+    small = {refine: found(files, kind, refine) for refine in (1, PARALLEL)}
+    monkeypatch.setattr(refining, "cones", lambda network, j: None)
+    for refine, bounds in small.items():
+        whole = found(files, kind, refine)
+        assert gap(bounds, whole) < 1e-9 < gap(bounds, found(files, kind, 0))
+
+
+def test_places_of_equal_weights_share_a_cone() -> None:
+    """Away from the border all windows are alike; at a side or a corner they see less."""
+    network = files_of(0).network
+    made = cones(network, network.activations[1])
+    assert made is not None
+    places = sorted(len(cone.columns[network.activations[1]]) for cone in made)
+    assert sum(places) == 5 * 5 and places[-1] == 4 * 4 and len(made) == 4
+    assert all(not cone.shared for cone in made)
+
+
+def test_a_residual_connection_is_read_twice() -> None:
+    network = files_of(2).network
+    made = cones(network, network.activations[2])
+    assert made is not None and all(cone.shared for cone in made)
+    assert shared(network.nodes) >= made[0].shared
+
+
+def test_a_window_that_reads_a_value_twice_has_no_cone() -> None:
+    """Such weights would have to be added up, and rounded; bounds are those of the whole network."""
+    weight = np.random.default_rng(0).normal(size=(4, 2, 3, 3)).astype(np.float32)
+    nodes = [
+        helper.make_node("Concat", ["x", "x"], ["xx"], axis=1),
+        helper.make_node("Conv", ["xx", "w"], ["z"], kernel_shape=[3, 3]),
+        helper.make_node("Relu", ["z"], ["a"]),
+        helper.make_node("Conv", ["a", "v"], ["y"], kernel_shape=[3, 3]),
+        helper.make_node("Relu", ["y"], ["b"]),
+        helper.make_node("Flatten", ["b"], ["out"]),
+    ]
+    weights = {"w": weight, "v": weight.repeat(2, axis=1)}
+    graph = helper.make_graph(
+        nodes,
+        "twice",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 1, 12, 12])],
+        [helper.make_tensor_value_info("out", onnx.TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(array, name) for name, array in weights.items()],
+    )
+    network = Network(helper.make_model(graph).SerializeToString())
+    assert all(cones(network, j) is None for j in network.activations)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_both_sides_from_one_pass_are_those_of_two(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In rounded arithmetic, with a pass for either sign, and in exact arithmetic; never wider than intervals."""
+    files = random_files(seed)
+    for single in (False, True):
+        one = found(files, Rounded, PARALLEL, single)
+        with monkeypatch.context() as patch:
+            patch.setattr(Rounded, "mirrors", False)
+            assert gap(one, found(files, Rounded, PARALLEL, single)) < 1e-9
+        assert gap(one, found(files, Exact, PARALLEL, single)) < 1e-9
+        loose = found(files, Rounded, 0, single)
+        for j, (l, u) in one.z.items():
+            assert (l >= loose.z[j][0] - 1e-9).all() and (u <= loose.z[j][1] + 1e-9).all()
+
+
+@pytest.mark.parametrize("kind", ARITHMETICS)
+@pytest.mark.parametrize("seed", range(4))
+def test_parallel_bounds_hold_at_samples(seed: int, kind: type[Exact | Rounded]) -> None:
+    """The last activation's bounds, against the values before it in a network that ends there."""
+    files = random_files(seed)
+    d = found(files, kind, PARALLEL)
+    network, draw = files.network, np.random.default_rng(seed)
+    low, high = (side[0] for side in files.statements[0].region.box)
+    x = low + draw.random((256, len(low))) * (high - low)
+    values = [np.zeros((256, 1)), x]
+    for j, node in enumerate(network.nodes[2:], start=2):
+        z = node.gather(values)
+        if node.op == "affine":
+            values.append(node.forward(z, node.weights[0].array) + node.bias)
+            continue
+        assert (z >= d.z[j][0] - 1e-9).all() and (z <= d.z[j][1] + 1e-9).all()
+        values.append(node.values(z, False)[0])

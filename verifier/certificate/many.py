@@ -1,0 +1,161 @@
+"""Certificates of one claim about many boxes: the checker's own bounds, of all boxes in one pass.
+
+What is read, folded and laid out once for a network serves all inputs, and so do the numbers that their boxes have in
+common. A certificate then is one leaf an unsafe set, and says only whether hidden bounds are refined.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+from verifier.certificate.analysis import Analysis
+from verifier.certificate.checker import Accepted, Checker
+from verifier.certificate.nodes import SMOOTH, Refused
+from verifier.certificate.properties import Case, Region, read_property
+from verifier.certificate.refining import PARALLEL
+from verifier.certificate.rounded import Rounded
+from verifier.certificate.statement import declared, side_of, violated
+from verifier.certificate.trees import unpack
+from verifier.certificate.writer import Subject, inexact, read_model, written
+from verifier.errors import CertificateError
+from verifier.proof import Leaf, Proof
+from verifier.spec.property import Property
+from verifier.spec.robustness import ball, local_robustness
+
+MOST_READ = 1 << 22  # numbers that an op reads of all boxes that are bounded at once
+
+
+@dataclass(frozen=True, eq=False)
+class Claims:
+    """That predictions are `labels` (d,) on boxes [lower, upper], float64 arrays (d, inputs) rounded outwards.
+
+    index: which of `sides` each input has, (d, inputs). sides: pairs of texts around the name of a variable. about: by
+    label, a property that states the claim about outputs.
+    """
+
+    lower: np.ndarray
+    upper: np.ndarray
+    labels: np.ndarray
+    index: np.ndarray
+    sides: tuple[np.ndarray, np.ndarray, np.ndarray]
+    about: dict[int, Property]
+
+    @classmethod
+    def around(
+        cls, x: np.ndarray, labels: Sequence[int], eps: Fraction, classes: int, span: tuple[float, float]
+    ) -> Claims:
+        """About the linf balls of radius eps around x (d, inputs) in the data range. Raises SpecificationError."""
+        values, index = np.unique(x, return_inverse=True)
+        region = ball(values, eps, "linf", *span)
+        lower, upper = (side[0] for side in Region(list(region.lower), list(region.upper), None).box)
+        texts = [
+            f"(assert {side_of('>=', '{}', low)})\n(assert {side_of('<=', '{}', high)})\n".split("{}")
+            for low, high in zip(region.lower, region.upper, strict=True)
+        ]
+        before, between, after = np.array(texts, dtype=object).T
+        about = {
+            k: local_robustness(values[:1], k, eps, classes=classes, lower=span[0], upper=span[1]) for k in set(labels)
+        }
+        index = index.reshape(x.shape)
+        return cls(lower[index], upper[index], np.array(labels), index, (before, between, after), about)
+
+    @property
+    def classes(self) -> int:
+        return next(iter(self.about.values())).unsafe[0].C.shape[1]
+
+    @property
+    def rows(self) -> np.ndarray:
+        """The lead of each label over the other classes, (d, classes - 1, classes), in the order of the statements."""
+        by_label = {k: np.concatenate([s.C.double().numpy() for s in prop.unsafe]) for k, prop in self.about.items()}
+        return np.stack([by_label[k] for k in self.labels.tolist()])
+
+    def part(self, some: slice | np.ndarray) -> Claims:
+        """Of some of the boxes."""
+        own = (self.lower[some], self.upper[some], self.labels[some], self.index[some])
+        return Claims(*own, self.sides, self.about)
+
+    def statement(self, i: int) -> bytes:
+        """The text of one claim; as `vnnlib` writes it."""
+        about, count = self.about[int(self.labels[i])], self.index.shape[1]
+        names = _names(count)
+        before, between, after = (side[self.index[i]] for side in self.sides)
+        head = "\n".join([f"; {about.about}", *declared(count, self.classes), ""])
+        return "".join([head, *(before + names + between + names + after), f"(assert {violated(about)})\n"]).encode()
+
+
+@functools.lru_cache(maxsize=4)
+def _names(count: int) -> np.ndarray:
+    return np.array([f"X_{i}" for i in range(count)], dtype=object)
+
+
+class Together:
+    """Certifies many claims about one model."""
+
+    def __init__(self, model: bytes) -> None:
+        """Raises CertificateError for a model that the checker does not read."""
+        self.model, self.digest = model, hashlib.sha256(model).hexdigest()
+        try:
+            self.network = read_model(model, False)
+        except Exception as error:  # as `checker.check`: whatever goes wrong is a reason to refuse
+            raise CertificateError(f"the checker does not read the model: {error}") from error
+        smooth = any(node.op in SMOOTH for node in self.network.nodes)
+        self.semantics = "real" if smooth or self.network.double else "float32"
+
+    @functools.cached_property
+    def refinements(self) -> list[tuple[int, ...]]:
+        """Ways to bound, cheap ones first: by activation, whether bounds of its inputs are refined, and how."""
+        size = self.network.nodes[1].size
+        nothing = [Fraction(0)] * size
+        case = Case(Region(nothing, nothing, None), np.zeros((0, self.network.output.size), dtype=object), [])
+        every = tuple(PARALLEL * wide for wide in inexact(self.network, [case]))
+        return [tuple(0 for _ in every), every] if any(every) else [every]
+
+    def bounds(self, claims: Claims, refine: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Lower bounds of the rows of claims, (d, classes - 1), NaN where there are none; and by activation how many
+        of its inputs are unstable, (d, activations)."""
+        most = max(int(np.prod(node.shape[:3])) for node in self.network.nodes)
+        step = max(1, MOST_READ // most)
+        parts = [self._bounds(claims.part(slice(i, i + step)), refine) for i in range(0, len(claims.labels), step)]
+        found, unstable = zip(*parts, strict=True)
+        return np.concatenate(found), np.concatenate(unstable)
+
+    def _bounds(self, claims: Claims, refine: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        hints = {"refine": refine, "slots": np.zeros((3, 0), dtype=np.int64)}
+        analysis, rows = Analysis(self.network, Rounded, self.semantics == "float32", hints), claims.rows
+        try:
+            with np.errstate(all="ignore"):
+                d = analysis.bounds((claims.lower, claims.upper))
+                found = analysis.least(self.network.output, rows, d, np.arange(len(rows)))
+        except Refused:
+            return np.full(rows.shape[:2], np.nan), np.zeros((len(rows), 0), dtype=np.int64)
+        unstable = [((l < 0) & (u > 0)).sum(axis=1) for l, u in d.z.values()]
+        return analysis.arithmetic.down(found).reshape(rows.shape[:2]), np.stack(unstable, axis=1)
+
+    def certificate(self, claims: Claims, i: int, refine: Sequence[int]) -> tuple[bytes, bytes]:
+        """The certificate of a claim that these bounds prove, and its statement."""
+        statement = claims.statement(i)
+        prop = claims.about[int(claims.labels[i])]
+        region = Region([], [], None)
+        cases = [Case(region, s.C.numpy().astype(object), [Fraction(0)]) for s in prop.unsafe]
+        digests = {"model": self.digest, "property": hashlib.sha256(statement).hexdigest()}
+        proof = Proof([Leaf() for _ in cases], refine=tuple(refine))
+        return written(Subject(self.network, cases, digests), [proof], self.semantics), statement
+
+    def checked(self, content: bytes, statement: bytes) -> Accepted:
+        """What the checker, which reads both files anew, says of a certificate. Raises CertificateError."""
+        hints = unpack(content)
+        digests = {"model": self.digest, "property": hashlib.sha256(statement).hexdigest()}
+        if any(hints[name] != digest for name, digest in digests.items()):
+            raise CertificateError("the certificate is about another model or property")
+        cases = read_property(statement.decode(), self.network.nodes[1].size, self.network.output.size)
+        try:
+            with np.errstate(all="ignore"):
+                return Checker(hints, self.network, cases).check("rounded", sample=0)
+        except Refused as error:
+            raise CertificateError(f"the checker refuses: {error}") from error

@@ -1,0 +1,193 @@
+"""The nodes of a network: affine ops and activations. One part of the stand-alone checker; it needs only numpy."""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+MOST_VALUES = 1 << 25
+UNIT = 2.0**-53
+SPARSE = 16  # how many times fewer weights of a layer must count than there are, if only these are to be stored
+SMOOTH = {"Sigmoid": (1.0, 1.0, 0.0), "Tanh": (2.0, 2.0, -1.0)}  # a sigmoid(b z) + c
+Array = np.ndarray
+
+
+class Refused(Exception):
+    """The certificate is not accepted; says why."""
+
+
+def need(condition: Any, reason: str) -> None:
+    if not condition:
+        raise Refused(reason)
+
+
+@dataclass(frozen=True, eq=False)
+class Weight:
+    """An array (G, K, N), taken exactly."""
+
+    array: Array
+
+
+@dataclass(eq=False)
+class Node:
+    """`size` values computed from those of the nodes `sources`, joined end to end (`width`) and picked by `index`.
+
+    "affine": y[g, p, n] = sum_k weight[g, k, n] x[index[g, p, k]] + bias, true weights lying within `deviation`; in
+    float32 a rounded sum of `terms` products (0: exact). Other ops are activations of x[index] with `parameters`.
+    copies: of a ReLU's values made from others', the numbers of what it reads, and of what is read in its place.
+    """
+
+    op: str
+    size: int
+    sources: list[int] = field(default_factory=list)
+    width: int = 0
+    index: Array | None = None  # None: as they stand
+    repeats: int = 1  # how often one value is read
+    shape: tuple[int, ...] = (1, 1, 1, 1)  # G, P, K, N
+    weights: list[Weight] = field(default_factory=list)  # all, the positive ones, the negative ones
+    deviation: Array | None = None
+    bias: Any = 0.0
+    terms: int = 0
+    parameters: tuple[float, ...] = ()  # left, low, high: z -> min(max(z, left z if z < 0, low), high)
+    breaks: tuple[float, ...] = ()
+    slopes: tuple[float, float] = (0.0, 1.0)  # the least and the greatest
+    copies: tuple[Array, Array] | None = None
+
+    @functools.cached_property
+    def magnitude(self) -> Array:
+        """The absolute values of an affine op's weights."""
+        return np.abs(self.weights[0].array)
+
+    def gather(self, values: list[Array]) -> Array:
+        """What is read, (d, *index.shape), from the values of every node, (d or 1, size)."""
+        most = max(len(values[i]) for i in self.sources)
+        parts = [values[i] if len(values[i]) == most else values[i].repeat(most, axis=0) for i in self.sources]
+        x = np.concatenate(parts, axis=1) if parts[1:] else parts[0]
+        return x if self.index is None else x[:, self.index]
+
+    @functools.cached_property
+    def rounds(self) -> list[tuple[Any, Array]]:
+        """What is read (a slice if it can be) and by which reads, in rounds that read nothing twice; without the
+        constant zero."""
+        reads = np.ravel(np.asarray(self.index))
+        order = np.argsort(reads, kind="stable")
+        order = order[reads[order] > 0] if self.sources[0] == 0 else order
+        sorted_reads = reads[order]
+        begins = np.searchsorted(sorted_reads, sorted_reads)
+        turn = np.arange(len(order)) - begins
+        return [(run(sorted_reads[turn == k]), order[turn == k]) for k in range(self.repeats)]
+
+    def values(self, z: Array, single: bool) -> tuple[Array, Array]:
+        """An enclosure of what an activation makes of z, exactly and, if `single`, in float32."""
+        if self.op in SMOOTH:
+            a, b, c = SMOOTH[self.op]
+            y = a * logistic(b * z) + c
+            return y - 2.0**-42, y + 2.0**-42
+        if self.op == "Relu":
+            y = np.maximum(z, 0.0)
+            return y, y
+        left, low, high = self.parameters
+        y = np.clip(np.where(z < 0, left * z, z), low, high)
+        if left in (-1, 0, 1):
+            return y, y
+        error = np.where(z < 0, np.abs(y) * 2.0 ** (-23 if single else -52) + 2.0**-148, 0.0)
+        return y - error, y + error
+
+    def scatter(self, A: Array) -> Array:
+        """The transpose of gathering: coefficients (rows, ...) of what is read -> (rows, width) of the sources."""
+        A = A.reshape(len(A), -1)
+        if self.index is None:
+            return A
+        full = np.zeros((len(A), self.width), dtype=A.dtype)
+        for places, reads in self.rounds:
+            full[:, places] += A.take(reads, axis=1)
+        return full
+
+    @property
+    def adds(self) -> bool:
+        """Whether all that it does is to add constants to what one node computes, in its order."""
+        plain = self.op == "affine" and len(self.sources) == 1 and self.index is None and self.copies is None
+        return plain and self.shape == (self.size, 1, 1, 1) and bool((self.weights[0].array == 1).all())
+
+    @property
+    def takes(self) -> bool:
+        """Whether constants may be added to what it computes: a sum with one more term."""
+        return self.op == "affine" and self.copies is None and not np.any(self.bias)
+
+    def absorb(self, before: Node) -> None:
+        """Compute what `before` does and add constants to it, instead of adding them to what `before` computed."""
+        self.sources, self.width, self.index, self.repeats = before.sources, before.width, before.index, before.repeats
+        self.shape, self.weights, self.deviation = before.shape, before.weights, before.deviation
+        self.terms += before.terms
+
+    def thin(self) -> None:
+        """Of a dense layer in which few weights count, read only what has one."""
+        weight = self.weights[0].array[0]
+        some = weight != 0
+        count = int(some.sum(axis=0).max())
+        if count < 2 or SPARSE * count > len(weight) or SPARSE * int(some.sum(axis=1).max()) > weight.shape[1]:
+            return
+        places = np.argsort(~some, axis=0, kind="stable")[:count]
+        weight = np.take_along_axis(weight, places, 0).T[:, :, None]
+        read = (np.arange(self.width) if self.index is None else self.index.ravel())[places.T]
+        if self.sources[0] > 0:
+            self.sources, self.width, read = [0, *self.sources], self.width + 1, read + 1
+        self.index = np.where(weight[:, :, 0] != 0, read, 0)[:, None]
+        self.shape = (len(weight), 1, count, 1)
+        self.repeats = int(np.bincount(self.index[self.index > 0]).max())
+        self.weights = [Weight(weight), Weight(np.maximum(weight, 0)), Weight(np.minimum(weight, 0))]
+        if self.deviation is not None:
+            self.deviation = np.take_along_axis(self.deviation[0], places, 0).T[:, :, None]
+
+    def forward(self, x: Array, weight: Array) -> Array:
+        """The linear part: what is read, (d, ...), to (d, size)."""
+        G, P, K, _ = self.shape
+        return batched(x.reshape(-1, G, P, K), weight)
+
+    def backward(self, A: Array, weight: Array) -> Array:
+        """Its transpose, from (rows, size) to (rows, width)."""
+        G, P, K, N = self.shape
+        if P == N == 1 and K > 1 and self.index is not None:  # a few reads of each value
+            full = np.zeros((len(A), self.width))
+            for places, reads in self.rounds:
+                full[:, places] += A.take(reads // K, axis=1) * weight.ravel()[reads]
+            return full
+        if P == 1 or self.index is None:
+            return self.scatter(batched(A.reshape(-1, G, P, N), weight.transpose(0, 2, 1)))
+        # Windows: rows last, so that what is read is added up in long runs.
+        terms = np.matmul(weight[:, None], A.reshape(-1, G, P, N).transpose(1, 2, 3, 0)).reshape(G * P * K, -1)
+        full = np.zeros((self.width, len(A)))
+        for places, reads in self.rounds:
+            full[places] += terms[reads]
+        return np.ascontiguousarray(full.T)
+
+
+def run(places: Array) -> Any:
+    """Increasing places, as a slice if they follow each other."""
+    first, last = places[[0, -1]].tolist() if len(places) else (0, -1)
+    return slice(first, last + 1) if last - first == len(places) - 1 else places
+
+
+def logistic(z: Array) -> Array:
+    """1 / (1 + exp(-z)) within 2^-44: a Taylor sum after reduction by powers of two, no library function."""
+    x = -np.minimum(np.abs(z), 700.0)
+    k = np.rint(x / math.log(2))
+    series = functools.reduce(lambda sum, i: 1 + (x - k * math.log(2)) / i * sum, range(18, 0, -1), np.ones_like(x))
+    t = np.ldexp(series, k.astype(np.int64))
+    return np.where(z < 0, t, 1.0) / (1 + t)
+
+
+def batched(x: Array, weight: Array) -> Array:
+    """(d, G, P, K) times (G, K, N), as (d, G P N)."""
+    d, G, P, K = x.shape
+    if G == P == 1:
+        return x.reshape(d, K) @ weight[0]
+    if P == 1 and weight.shape == (G, K, 1):
+        return x.reshape(d, G) * weight.ravel() if K == 1 else np.einsum("dgk,gk->dg", x[:, :, 0], weight[..., 0])
+    y = x.transpose(1, 0, 2, 3).reshape(G, d * P, K)
+    y = y * weight if weight.shape[1:] == (1, 1) else y @ weight
+    return y.reshape(G, d, P, -1).transpose(1, 0, 2, 3).reshape(d, -1)
