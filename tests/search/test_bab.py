@@ -9,7 +9,7 @@ from typing import Any
 import brute_force
 import pytest
 import torch
-from nets import Case, random_case
+from nets import Case, mlp, random_case
 
 from verifier.bounds.crown import Crown
 from verifier.search import inputs
@@ -17,6 +17,7 @@ from verifier.search.bab import BranchAndBound
 from verifier.search.segments import SegmentEvaluator
 from verifier.search.task import Outcome, Task
 from verifier.spec.property import HalfSpaces, Property
+from verifier.types import Box
 
 SPLITS = {"neurons": BranchAndBound(input_limit=0, trial_limit=0), "inputs": BranchAndBound(input_limit=10**6)}
 
@@ -41,6 +42,16 @@ def search(case: Case, prop: Property, method: BranchAndBound, seconds: float = 
     nodes = Crown()(case.graph, box, prop.rows[0].unsqueeze(0)).nodes
     task = Task(case.graph, box, dict(enumerate(prop.unsafe)), nodes, 0.0, time.monotonic() + seconds, judge)
     return method(task), margins
+
+
+def test_what_time_leaves_of_unsplittable_subdomains_is_open_and_not_given_up() -> None:
+    """A later round of the search may still decide it."""
+    graph = mlp(torch.Generator().manual_seed(0), (2, 1))  # nothing to split
+    box = Box(torch.zeros(1, 2).double(), torch.ones(1, 2).double())
+    unsafe = {0: HalfSpaces(torch.ones(1, 1).double(), torch.zeros(1).double())}
+    task = Task(graph, box, unsafe, {}, 100.0, time.monotonic() - 1, lambda points: False)
+    outcome = SPLITS["neurons"](task)
+    assert outcome.open == 1 and outcome.stuck == 0 and not outcome.decided(100.0)
 
 
 @pytest.mark.parametrize("split", SPLITS)

@@ -135,6 +135,6 @@ def test_what_a_step_raises_is_raised_here() -> None:
 def test_forks_die_with_the_crew() -> None:
     with Crew(doubled, 2) as crew:
         crew.start()
-        processes = [process for process, _ in crew._forks]
+        processes = list(crew._forks.values())
         assert all(process.is_alive() for process in processes)
     assert not any(process.is_alive() for process in processes)

@@ -65,7 +65,7 @@ class Crew(Generic[D]):
 
     def __init__(self, step: Step[D], count: int) -> None:
         self.step, self.count = step, count
-        self._forks: list[tuple[multiprocessing.process.BaseProcess, Connection]] = []
+        self._forks: dict[Connection, multiprocessing.process.BaseProcess] = {}
         self._given: dict[Connection, D] = {}
         self._threads = torch.get_num_threads()
 
@@ -73,10 +73,8 @@ class Crew(Generic[D]):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        for process, connection in self._forks:
-            process.kill()
-            process.join()
-            connection.close()
+        for connection in list(self._forks):
+            self._end(connection)
         torch.set_num_threads(self._threads)
 
     def start(self) -> None:
@@ -90,7 +88,14 @@ class Crew(Generic[D]):
             process = context.Process(target=_serve, args=(ours, theirs, self.step), daemon=True)
             process.start()
             theirs.close()
-            self._forks.append((process, ours))
+            self._forks[ours] = process
+
+    def _end(self, connection: Connection) -> None:
+        """Let go of a fork."""
+        process = self._forks.pop(connection)
+        process.kill()
+        process.join()
+        connection.close()
 
     @property
     def size(self) -> int:
@@ -109,7 +114,7 @@ class Crew(Generic[D]):
 
     def give(self, batch: D) -> None:
         """Hand a batch to an idle fork."""
-        connection = next(c for _, c in self._forks if c not in self._given)
+        connection = next(c for c in self._forks if c not in self._given)
         self._given[connection] = batch
         with suppress(ConnectionError):  # `answers` will see it, too
             connection.send_bytes(pickle.dumps(batch))
@@ -127,7 +132,7 @@ class Crew(Generic[D]):
             try:
                 answer = pickle.loads(connection.recv_bytes())
             except (EOFError, ConnectionError):
-                self._forks = [(p, c) for p, c in self._forks if c is not connection]
+                self._end(connection)
                 answer = self.step(batch)
             if isinstance(answer, Exception):
                 raise answer
