@@ -171,7 +171,8 @@ class Forms:
         error = form.error.flatten(1).gather(1, index)
         linear, _ = self.below(Form(torch.cat((rows, -rows), 2), torch.cat((error, error), 1)))
         low, negative = _least(linear).chunk(2, 1)
-        moved = torch.stack(linear[:, 1:].abs().chunk(2, 2)).mean(0)
+        # Where the network folds the box, the linear function is flat and all that moves the neuron is in the gap.
+        moved = torch.stack(linear[:, 1:].abs().chunk(2, 2)).mean(0) + self.blame(rows)
         share = moved / moved.sum(1, keepdim=True).clamp(min=torch.finfo(moved.dtype).tiny)
         reach.scatter_(2, index.unsqueeze(1).expand(-1, self.inputs, -1), share)
         return tightened(known, index, counts, low, -negative), reach
