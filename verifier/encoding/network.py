@@ -1,4 +1,4 @@
-"""Networks as linear programs: the triangle relaxation (Ehlers 2017) and the big-M MILP (Tjeng et al. 2019).
+"""The network as columns and rows: the triangle relaxation (Ehlers 2017) or big-M (Tjeng et al. 2019).
 
 Columns stand for the inputs and, per activation, for its unstable and its active neurons; inactive neurons vanish.
 Affine ops between them are merged into rows, whatever the shape of the graph. Every piecewise-linear activation is a
@@ -8,60 +8,28 @@ sum of hinges relu(z - t); a smooth one is kept between lines, so that its progr
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import scipy
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor
 
 from verifier.bounds.backward import pull_back, start_rows
+from verifier.encoding.builder import Builder, widened
 from verifier.errors import SpecificationError
 from verifier.graph import Graph
 from verifier.ops.base import Activation, PiecewiseLinear
 from verifier.ops.patches import dense
-from verifier.program import LinearProgram
-from verifier.spec.property import Property
 from verifier.types import Ball, Box, Interval
 
 ROW_CHUNK = 512
-OBJECTIVES = ("feasibility", "margin", "distance")
-
-Fill = Callable[[list[np.ndarray]], np.ndarray]  # every node's value (flat) -> values of some columns
 
 
-@dataclass(frozen=True, eq=False)
-class Encoding:
-    """A program and how it speaks about the network.
-
-    exact: its feasible points are runs of the network (a MILP without smooth activations), not a relaxation.
-    """
-
-    program: LinearProgram
-    graph: Graph
-    exact: bool
-    fills: tuple[tuple[np.ndarray, Fill], ...]
-
-    def input(self, x: np.ndarray) -> np.ndarray:
-        """The network input (*input_shape) at a point x (n,) of the program."""
-        return x[: math.prod(self.graph.input_shape)].reshape(self.graph.input_shape)
-
-    def start(self, point: np.ndarray) -> np.ndarray:
-        """The columns' values (n,) when the network runs on `point` (*input_shape): a MIP start."""
-        x = torch.from_numpy(np.ascontiguousarray(point)).to(self.graph.dtype).unsqueeze(0)
-        values = [v.flatten().double().numpy() for v in self.graph.values(x)]
-        columns = np.zeros(self.program.cost.size)
-        for index, fill in self.fills:
-            columns[index] = fill(values)
-        return np.clip(columns, self.program.lower, self.program.upper)
-
-
-class Encoder:
+class Encoder(Builder):
     """Builds a program activation by activation.
 
-    graph must be float64 on the CPU, `box` of batch one. integer: big-M with binary columns, else the triangle.
+    graph must be float64 on the CPU, `box` of batch one. integer: big-M with binary columns, else the triangle. exact:
+    whether feasible points are runs of the network so far. inputs: the columns of the input.
     Raises SpecificationError for an l2 ball, which no linear program can hold.
     """
 
@@ -69,72 +37,28 @@ class Encoder:
         if isinstance(box, Ball) and box.norm == 2:
             way_out = "use --method crown or alpha, or --norm linf or l1"
             raise SpecificationError(f"an l2 ball has no linear encoding: {way_out}")
+        super().__init__()
         self.graph, self.integer, self.exact = graph, integer, integer
-        self._lower: list[np.ndarray] = []
-        self._upper: list[np.ndarray] = []
-        self._binary: list[np.ndarray] = []
-        self._rows: list[tuple[scipy.sparse.csr_array, np.ndarray, np.ndarray]] = []
-        self._fills: list[tuple[np.ndarray, Fill]] = []
         self._columns: dict[int, np.ndarray] = {}  # by node: a column per neuron, -1 where it is constant
         self._constants: dict[int, np.ndarray] = {}  # by node: the values of constant neurons, else 0
-        self.size = 0
-        self._add_input(box)
+        self.inputs = self._add_input(box)
 
-    def _add_input(self, box: Box) -> None:
+    def _add_input(self, box: Box) -> np.ndarray:
+        """The columns of the input."""
         lower, upper = _flat(box.lower), _flat(box.upper)
         x = self.add_columns(lower, upper, lambda values: values[0])
         self._columns[0], self._constants[0] = x, np.zeros(len(x))
         if isinstance(box, Ball):
-            step = self._add_distance(x, _flat(box.origin), np.maximum(upper - lower, 0))
+            step = self.add_distance(x, _flat(box.origin), np.maximum(upper - lower, 0))
             self.add_rows([(step, np.ones((1, len(step))))], -math.inf, float(box.eps[0]))
+        return x
 
-    def _add_distance(self, x: np.ndarray, origin: np.ndarray, reach: np.ndarray) -> np.ndarray:
+    def add_distance(self, x: np.ndarray, origin: np.ndarray, reach: np.ndarray) -> np.ndarray:
         """Columns that are at least |x - origin|, elementwise."""
         step = self.add_columns(np.zeros(len(x)), reach, lambda values: np.abs(values[0] - origin))
         self.add_rows([(step, 1.0), (x, -1.0)], -origin, math.inf)
         self.add_rows([(step, 1.0), (x, 1.0)], origin, math.inf)
         return step
-
-    def add_columns(self, lower: ArrayLike, upper: ArrayLike, fill: Fill, binary: bool = False) -> np.ndarray:
-        """Append columns with the given bounds (k,); returns their indices."""
-        low, high = np.asarray(lower, dtype=np.float64), np.asarray(upper, dtype=np.float64)
-        index = np.arange(self.size, self.size + len(low))
-        self.size += len(low)
-        self._lower.append(low)
-        self._upper.append(high)
-        self._binary.append(np.full(len(low), binary))
-        self._fills.append((index, fill))
-        return index
-
-    @property
-    def row_count(self) -> int:
-        """How many rows there are so far."""
-        return sum(matrix.shape[0] for matrix, _, _ in self._rows)
-
-    def add_rows(
-        self,
-        terms: list[tuple[np.ndarray, np.ndarray | float]],
-        lower: np.ndarray | float,
-        upper: np.ndarray | float,
-        forms: scipy.sparse.csr_array | None = None,
-    ) -> None:
-        """Append rows `lower <= sum of terms + forms <= upper`.
-
-        A term is columns (k,) with one coefficient per row (scalar or (k,)), or with a whole matrix (rows, k).
-        """
-        blocks = [] if forms is None else [_widened(forms, self.size)]
-        for columns, coefficients in terms:
-            if np.ndim(coefficients) == 2:
-                block = np.asarray(coefficients)
-                rows, place = np.nonzero(block)
-                data, index, count = block[rows, place], columns[place], len(block)
-            else:
-                rows, index, count = np.arange(len(columns)), columns, len(columns)
-                data = np.broadcast_to(np.asarray(coefficients, dtype=np.float64), len(columns))
-            blocks.append(scipy.sparse.csr_array((data, (rows, index)), shape=(count, self.size)))
-        matrix = sum(blocks[1:], blocks[0])
-        sides = (np.broadcast_to(np.asarray(side, dtype=np.float64), matrix.shape[0]) for side in (lower, upper))
-        self._rows.append((matrix, *sides))
 
     def forms(self, node: int, index: np.ndarray) -> tuple[scipy.sparse.csr_array, np.ndarray]:
         """Neurons `index` of a node as linear forms: a matrix (len(index), columns so far) and constants."""
@@ -224,7 +148,7 @@ class Encoder:
                 hinge = self._add_hinge(read, index[inside], pre[inside], point, l[inside], u[inside])
                 jump = np.full(len(inside), after - before)
                 added = scipy.sparse.csr_array((jump, (inside, hinge)), shape=(len(index), self.size))
-                hinges = scipy.sparse.csr_array(_widened(hinges, self.size) + added)
+                hinges = scipy.sparse.csr_array(widened(hinges, self.size) + added)
         self.add_rows(terms, -offset, -offset, hinges)
         bends = sum((l < point) & (point < u) for point in op.breakpoints)
         several = np.flatnonzero(bends > 1)  # here triangles of single hinges are looser than the lines of the whole op
@@ -274,115 +198,6 @@ class Encoder:
                 lower, upper = (level if side == 1.0 else side for side in sides)
                 self.add_rows([(post, 1.0), (pre, -slope.numpy())], lower, upper)
 
-    def add_unsafe(self, prop: Property, objective: str) -> np.ndarray:
-        """Append the specification, the unsafe sets joined by binary columns; returns the objective's cost."""
-        forms = [self.output_forms(s.C, s.d) for s in prop.unsafe]
-        ranges = [self.range_of(*form) for form in forms]
-        chosen = self._add_choice(prop) if len(forms) > 1 else None
-        target = None
-        least = min(low.max() for low, _ in ranges)
-        if objective == "margin":
-            most = max(high.max() for _, high in ranges)
-            target = self.add_columns([least], [most], lambda values: _margins(prop, values).min(keepdims=True))
-        for k, ((matrix, constant), (_, high)) in enumerate(zip(forms, ranges, strict=True)):
-            rows = len(constant)
-            terms: list[tuple[np.ndarray, np.ndarray | float]] = []
-            slack = np.zeros(rows)  # what an unchosen set's rows are relaxed by
-            if chosen is not None:
-                slack = np.maximum(high - (least if target is not None else 0.0), 0.0)
-                terms.append((chosen[[k]], slack.reshape(-1, 1)))
-            if target is not None:
-                terms.append((target, np.full((rows, 1), -1.0)))
-            self.add_rows(terms, -math.inf, slack - constant, matrix)
-        return self._cost(prop, objective, target)
-
-    def _add_choice(self, prop: Property) -> np.ndarray:
-        """Columns that sum to one, one per unsafe set: which of them the output is in."""
-        count = len(prop.unsafe)
-        chosen = self.add_columns(
-            np.zeros(count),
-            np.ones(count),
-            lambda values: np.eye(count)[_margins(prop, values).argmin()],
-            binary=self.integer,
-        )
-        self.add_rows([(chosen, np.ones((1, count)))], 1.0, 1.0)
-        return chosen
-
-    def _cost(self, prop: Property, objective: str, target: np.ndarray | None) -> np.ndarray:
-        """The objective's coefficients; "distance" appends the columns that measure it."""
-        region = prop.region
-        paid = np.zeros(0, dtype=int) if target is None else target
-        if objective == "distance":
-            if region.origin is None or region.eps is None or region.norm == 2:
-                raise SpecificationError("the closest adversarial example needs an linf or l1 ball around an input")
-            origin, x = region.origin.astype(np.float64).flatten(), self._columns[0]
-            reach = float(region.eps)
-            if region.norm == 1:
-                paid = self._add_distance(x, origin, np.full(len(x), reach))
-            else:
-                paid = self.add_columns([0.0], [reach], lambda values: np.abs(values[0] - origin).max(keepdims=True))
-                ones = scipy.sparse.csr_array((np.ones(len(x)), (np.arange(len(x)), np.full(len(x), paid[0]))))
-                self.add_rows([(x, -1.0)], -origin, math.inf, ones)
-                self.add_rows([(x, 1.0)], origin, math.inf, ones)
-        cost = np.zeros(self.size)
-        cost[paid] = 1.0
-        return cost
-
-    def range_of(self, matrix: scipy.sparse.csr_array, constant: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Bounds of linear forms from those of the columns."""
-        lower, upper = np.concatenate(self._lower), np.concatenate(self._upper)
-        matrix = _widened(matrix, self.size)
-        center, radius = matrix @ ((lower + upper) / 2) + constant, abs(matrix) @ ((upper - lower) / 2)
-        return center - radius, center + radius
-
-    def program(self, cost: np.ndarray, offset: float = 0.0) -> LinearProgram:
-        """The program so far, with the given cost per column."""
-        matrices = [_widened(matrix, self.size) for matrix, _, _ in self._rows]
-        matrices.append(scipy.sparse.csr_array((0, self.size)))
-        return LinearProgram(
-            cost=cost,
-            lower=np.concatenate(self._lower),
-            upper=np.concatenate(self._upper),
-            matrix=scipy.sparse.csr_array(scipy.sparse.vstack(matrices)),
-            row_lower=np.concatenate([np.zeros(0), *(lower for _, lower, _ in self._rows)]),
-            row_upper=np.concatenate([np.zeros(0), *(upper for _, _, upper in self._rows)]),
-            integer=np.concatenate(self._binary),
-            offset=offset,
-        )
-
-    def encoding(self, cost: np.ndarray) -> Encoding:
-        """The program with its meaning."""
-        return Encoding(self.program(cost), self.graph, self.exact, tuple(self._fills))
-
-
-def encode(
-    graph: Graph,
-    box: Box,
-    nodes: Mapping[int, Interval],
-    prop: Property,
-    integer: bool = True,
-    objective: str = "margin",
-) -> Encoding:
-    """The whole question as one program.
-
-    graph, box, nodes: the network (float64, CPU), the input set (batch one) and the bounds of what activations read.
-    objective: "feasibility" (is any unsafe output reachable), "margin" (the worst margin) or "distance" (the unsafe
-    input closest to the centre of the ball). Raises SpecificationError where no linear program can say it.
-    """
-    if objective not in OBJECTIVES:
-        raise SpecificationError(f"unknown objective '{objective}' (available: {', '.join(OBJECTIVES)})")
-    encoder = Encoder(graph, box, integer)
-    for index, node in enumerate(graph.nodes):
-        if isinstance(node.op, Activation):
-            encoder.add_activation(index, nodes[node.inputs[0]])
-    return encoder.encoding(encoder.add_unsafe(prop, objective))
-
-
-def _margins(prop: Property, values: list[np.ndarray]) -> np.ndarray:
-    """The margin of every unsafe set at the output values[-1]."""
-    output = torch.from_numpy(values[-1]).unsqueeze(0)
-    return np.array([float(s.margin(output)) for s in prop.unsafe])
-
 
 def _stable_piece(op: Activation, l: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Slope and offset of the linear piece that starts at or holds l; zeros for smooth activations."""
@@ -397,9 +212,3 @@ def _flat(tensor: Tensor) -> np.ndarray:
     """A tensor of batch one as a flat array, float64 unless boolean."""
     flat = tensor.detach().cpu().flatten()
     return flat.numpy() if flat.dtype == torch.bool else flat.double().numpy()
-
-
-def _widened(matrix: scipy.sparse.csr_array, columns: int) -> scipy.sparse.csr_array:
-    """The same matrix with zero columns appended."""
-    parts = (matrix.data, matrix.indices, matrix.indptr)
-    return scipy.sparse.csr_array(parts, shape=(matrix.shape[0], columns))
