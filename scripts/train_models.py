@@ -78,8 +78,9 @@ def train(training: Training, data: Dataset) -> nn.Sequential:
 
 def make(name: str, folder: Path) -> None:
     """Train a model, measure it, and write weights and card into the folder."""
-    training = TRAININGS[name]
-    model = train(training, load_dataset(training.dataset, "train"))
+    training, data, start = TRAININGS[name], load_dataset(TRAININGS[name].dataset, "train"), time.process_time()
+    model = train(training, data)
+    minutes = (time.process_time() - start) / 60
     test = load_dataset(training.dataset, "test")
     recipe = Recipe(
         method="pgd" if training.eps > 0 else "standard",
@@ -89,6 +90,7 @@ def make(name: str, folder: Path) -> None:
         batch_size=training.batch_size,
         seed=training.seed,
         command=f"python scripts/train_models.py --only {name}",
+        cpu_minutes=round(minutes, 2),
     )
     attacked = tuple(
         PgdAccuracy(eps, ATTACK.steps, ATTACK.restarts, accuracy(model, test, eps)) for eps in ATTACKED_EPS

@@ -189,7 +189,7 @@ def test_npz_values_at_the_edge_of_a_range_that_float32_cannot_hold(tmp_path):
         ({"x": IMAGES, "y": LABELS * 1.0}, "integers"),
         ({"x": IMAGES, "y": LABELS - 1}, "leave 0"),
         ({"x": IMAGES, "y": LABELS, "classes": 4}, "leave 0"),
-        ({"x": IMAGES[:0], "y": LABELS[:0]}, "images must be"),
+        ({"x": IMAGES[:0], "y": LABELS[:0]}, "holds no images"),
         ({"x": IMAGES.astype(int), "y": LABELS}, "images must be"),
         ({"x": IMAGES * np.nan, "y": LABELS}, "data range"),
         ({"x": IMAGES * 3, "y": LABELS}, "data range"),

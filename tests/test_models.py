@@ -21,6 +21,8 @@ NAMES = {
     "mnist_conv",
     "mnist_conv_pgd",
     "mnist_conv_mtl_ibp",
+    "mnist_conv_mtl_ibp_seed1",
+    "mnist_conv_mtl_ibp_seed2",
     "mnist_conv_mtl_ibp_long",
     "mnist_conv_ibp",
     "mnist_conv_ibp_03",

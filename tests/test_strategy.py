@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -12,10 +13,11 @@ import pytest
 import torch
 from nets import Native, linear, mlp, random_case, residual, samples
 
-from verifier import strategy
+from verifier import solvers, strategy
 from verifier.attack.pgd import Pgd
 from verifier.attack.replay import replay
 from verifier.bounds.alpha import Alpha
+from verifier.encoding import Encoding
 from verifier.errors import InputError, SolverError, SolverUnavailableError, SpecificationError
 from verifier.graph import Graph, GraphBuilder
 from verifier.ops.affine import Linear
@@ -125,7 +127,7 @@ WITHOUT_SEARCH = ("predict", "interval", "attack", "crown", "restarts", "milp")
 
 def test_auto_passes_over_what_it_cannot_do(monkeypatch: pytest.MonkeyPatch) -> None:
     """An l2 ball has no MILP: the cascade says so and answers by what it has."""
-    monkeypatch.setattr(strategy, "CASCADE", WITHOUT_SEARCH)
+    monkeypatch.setattr(strategy.cascade, "CASCADE", WITHOUT_SEARCH)
     graph, prop = open_question(ball(np.full(4, 0.5, np.float32), Fraction(1, 2), "l2"), (4, 30, 30, 2))
     result = answer(graph, prop)
     assert result.verdict is Verdict.UNKNOWN and "the best bound" in result.reason
@@ -154,7 +156,7 @@ def test_a_bound_that_is_nan_does_not_replace_a_number(monkeypatch: pytest.Monke
     graph, prop = robustness(0, "linf", None, "0.25")
     for name in ("crown", "alpha"):
         monkeypatch.setitem(strategy.STAGES, name, strategy.bound_stage(lambda question: Says(math.nan)))
-    monkeypatch.setattr(strategy, "CASCADE", ("interval", "crown", "alpha"))
+    monkeypatch.setattr(strategy.cascade, "CASCADE", ("interval", "crown", "alpha"))
     result, interval = answer(graph, prop), answer(graph, prop, "interval")
     assert result.verdict is Verdict.UNKNOWN and result.proved == interval.proved > -math.inf
 
@@ -209,8 +211,21 @@ def test_a_timeout_in_the_milp_is_unknown_in_time() -> None:
     assert result.stages[-1].name == "milp" and 1.5 < result.seconds < 4.0
 
 
+def test_a_program_that_is_written_too_late_is_not_solved(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph, prop = open_question(Region(exact(np.zeros(10)), exact(np.ones(10))), (10, 60, 60, 2))
+    encode = strategy.stages.encode
+
+    def slow(*args: object) -> Encoding:
+        time.sleep(0.3)
+        return encode(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(strategy.stages, "encode", slow)
+    result = answer(graph, prop, "milp", timeout=0.2)
+    assert result.verdict is Verdict.UNKNOWN and "time limit" in result.reason
+
+
 def test_milp_alone_rests_on_the_solvers_word(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(strategy, "CASCADE", WITHOUT_SEARCH)
+    monkeypatch.setattr(strategy.cascade, "CASCADE", WITHOUT_SEARCH)
     for seed in range(40):
         case = random_case(seed, most=7)
         if answer(case.graph, case.prop, "lp").verdict is Verdict.UNKNOWN:
@@ -254,15 +269,15 @@ class Claims:
 def test_impossible_answers_of_a_solver_are_no_claim(lie: Solution, method: str, monkeypatch) -> None:
     """Some margin always exists, so that "infeasible" is an error of the solver, and NaN is no bound."""
     case = unsafe_case()
-    monkeypatch.setattr(strategy.solvers, "get", lambda name: Claims(lie))
-    monkeypatch.setattr(strategy, "CASCADE", ("interval", "milp"))
+    monkeypatch.setattr(solvers, "get", lambda name: Claims(lie))
+    monkeypatch.setattr(strategy.cascade, "CASCADE", ("interval", "milp"))
     assert answer(case.graph, case.prop, method).verdict is Verdict.UNKNOWN
 
 
 def test_a_false_claim_of_a_solver_never_verifies_in_auto(monkeypatch) -> None:
     case = unsafe_case()
-    monkeypatch.setattr(strategy.solvers, "get", lambda name: Claims(Solution(Status.OPTIMAL, 5.0, 5.0)))
-    monkeypatch.setattr(strategy, "CASCADE", ("interval", "milp"))
+    monkeypatch.setattr(solvers, "get", lambda name: Claims(Solution(Status.OPTIMAL, 5.0, 5.0)))
+    monkeypatch.setattr(strategy.cascade, "CASCADE", ("interval", "milp"))
     assert answer(case.graph, case.prop).verdict is Verdict.UNKNOWN
     assert answer(case.graph, case.prop, "milp").label == "VERIFIED (solver, uncertified)"
 

@@ -21,6 +21,7 @@ ATTEMPTS = 5
 GRACE = 1.0  # of the time limit, what writing and checking may take beyond it
 MORE = 4.0  # how much further than the last shortfall the next search must go
 MOST = 0.5  # of the least margin found: more than that may not be there to be proved
+LONGER = 2.0  # times what an answer about real arithmetic took (1 s at least): how long one about float32 is looked for
 
 
 class CertifiableSubject(Subject, Protocol):
@@ -102,7 +103,8 @@ class _Certification:
             left = settings.timeout - elapsed if attempt else settings.timeout
             if attempt and left <= (elapsed if self.best else 0):
                 break  # what is at hand is worth more than another search
-            result, proved = self.search(replace(settings, timeout=left))
+            limit = min(left, LONGER * max(elapsed, 1.0)) if self.best else left
+            result, proved = self.search(replace(settings, timeout=limit))
             self.stages += result.stages
             self.stage = self.stage or result.stage
             if result.verdict is Verdict.FALSIFIED:
@@ -116,7 +118,7 @@ class _Certification:
                 self.other = result if result.solver_word else _without(result, "the method leaves no proof behind")
                 continue
             short = self._write(result, [(prop, proof) for prop, proof in proved if proof is not None])
-            if short is None or (self.best and attempt):
+            if short is None or (self.best and (attempt or not settings.float32)):
                 break
             more = min(settings.slack + MORE * max(short, 1e-9 * abs(result.found)), MOST * abs(result.found))
             settings = replace(settings, slack=more)

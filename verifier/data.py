@@ -178,6 +178,8 @@ def _load_npz(path: Path) -> Dataset:
     images, labels = _one_of(path, arrays, "images", "x"), _one_of(path, arrays, "labels", "y")
     if images.dtype == np.uint8:
         images = images / np.float32(255)
+    if images.ndim and not len(images):
+        raise InputError(f"{path}: holds no images; give another file")
     if images.dtype.kind != "f" or images.ndim < 2 or images.size == 0:
         raise InputError(f"{path}: images must be uint8 or float, (n, *shape); they are {images.dtype} {images.shape}")
     if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -52,12 +52,15 @@ def preorder(tree: Tree) -> Iterator[tuple[Tree, list[Neuron]]]:
             stack += [(half, [*path, node.at]) for half in (node.above, node.below)]
 
 
-def reweighted(tree: Tree, change: Callable[[Sequence[float]], Sequence[float]]) -> Tree:
-    """The same tree with the weights of every node changed."""
-    made: list[Tree] = []
-    for node, _ in reversed(list(preorder(tree))):
-        halves = {"below": made.pop(), "above": made.pop()} if isinstance(node, Split) else {}
-        made.append(replace(node, **halves, weights=change(node.weights) if node.weights else ()))  # type: ignore[arg-type]
+def reweighted(tree: Tree, turn: np.ndarray) -> Tree:
+    """The same tree about other rows: weights (rows,) become weights @ turn, turn (rows, other rows)."""
+    nodes, made = [node for node, _ in preorder(tree)], list[Tree]()
+    weights = (np.array([node.weights or [0.0] * len(turn) for node in nodes]) @ turn).tolist()
+    for node, own in zip(reversed(nodes), reversed(weights), strict=True):
+        if isinstance(node, Split):
+            made.append(Split(node.at, node.point, made.pop(), made.pop(), own if node.weights else ()))
+        else:
+            made.append(Leaf(own, node.slopes, node.extra))
     return made[0]
 
 
@@ -82,11 +85,27 @@ class Lemma:
     tree: Tree
 
 
+@dataclass(frozen=True, eq=False)
+class End:
+    """A bound of what an activation reads at `of`, lower or `upper`, that holds for all inputs of an unsafe set.
+
+    leaf: the multipliers that prove it. strength: with which the bounded number counts beside them, positive. turn: it
+    may rest on ends with a lower one.
+    """
+
+    of: Neuron
+    upper: bool
+    leaf: Leaf
+    strength: float
+    turn: int
+
+
 @dataclass(frozen=True)
 class Proof:
     """What a search hands over: a tree for every unsafe set, in the order of the property's normal form.
 
-    lemmas: each rests on those about earlier activations. slots: the lines that leaves may state slopes of: neurons,
+    lemmas: each rests on those about earlier activations. ends: by unsafe set (default: none), in the order of their
+    turns; its tree rests on them. slots: the lines that leaves may state slopes of: neurons,
     and whether it is the line above (used where the coefficient is negative). refine: whether bounds of activations'
     inputs are refined by backward passes (default: where intervals are not exact); 2: by parallel lines. recompute: by
     tree (default: for none), whether that is done anew in every part, and what linear bounds prove of a part is cut
@@ -96,6 +115,7 @@ class Proof:
 
     trees: Sequence[Tree]
     lemmas: Sequence[Lemma] = ()
+    ends: Sequence[Sequence[End]] = ()
     slots: Sequence[tuple[Neuron, bool]] = ()
     refine: Sequence[int] | None = None
     recompute: Sequence[bool] = ()

@@ -23,6 +23,7 @@ SMALLEST = Fraction(1, 10**5)
 class Radius:
     """proved: the largest eps proved safe (-inf: not even the input itself). broken: the smallest one broken (inf:
     none). counterexample: the float32 input that breaks it. steps: the eps tried, in order, with their verdicts.
+    solver_word: what is proved rests on a solver's word alone, which only the method `milp` takes.
     """
 
     proved: float
@@ -30,6 +31,7 @@ class Radius:
     counterexample: np.ndarray | None
     seconds: float
     steps: tuple[tuple[float, Verdict], ...]
+    solver_word: bool = False
 
 
 class _Bisection:
@@ -41,6 +43,7 @@ class _Bisection:
         self.proved: Fraction | None = None
         self.broken: Fraction | None = None
         self.counterexample: np.ndarray | None = None
+        self.solver_word = False
 
     def step(self, eps: Fraction) -> Verdict:
         """Ask for one eps and take over the answer."""
@@ -49,7 +52,7 @@ class _Bisection:
         result = self.ask(eps)
         self.steps.append((eps, result.verdict))
         if result.verdict is Verdict.VERIFIED:
-            self.proved = eps
+            self.proved, self.solver_word = eps, result.solver_word
         elif result.verdict is Verdict.FALSIFIED:
             self.broken, self.counterexample = eps, result.counterexample
         return result.verdict
@@ -123,4 +126,5 @@ def radius(
         counterexample=search.counterexample,
         seconds=time.monotonic() - began,
         steps=tuple((float(eps), verdict) for eps, verdict in search.steps),
+        solver_word=search.solver_word,
     )

@@ -97,6 +97,30 @@ def test_a_run_stopped_anywhere_goes_on_without_asking_again(tmp_path: Path, sin
     assert verdicts(certify(tmp_path / "a", asked(), serve=noting)) == single and len(questions) == 24 - len(stopped)
 
 
+@pytest.mark.parametrize("certified", [True, False])
+def test_dearer_stages_treat_what_several_chunks_leave(certified: bool, tmp_path: Path) -> None:
+    run, tasks = asked(count=40, eps="0.09", certified=certified), list[Task]()
+
+    def noting(setup: Setup, source: Callable[[], Task | None], *_: object):
+        def next_task() -> Task | None:
+            if task := source():
+                tasks.append(task)
+            return task
+
+        return inline(setup, next_task)
+
+    records = certify(tmp_path / "a", run, Plan(batch=8), serve=noting)
+    asked_of = {kind: [case for task in tasks if task.kind is kind for case in task.cases] for kind in Pass}
+    assert len(asked_of[Pass.BOUNDS]) == len(set(asked_of[Pass.BOUNDS])) == 40
+    assert set(asked_of[Pass.LONG]) <= set(asked_of[Pass.SHORT]) <= set(asked_of[Pass.REST]) < set(records)
+    chunks = [{case.index // 8 for case in task.cases} for task in tasks if task.kind is Pass.REST]
+    assert len(chunks) < 5 and any(len(some) > 1 for some in chunks)
+    for record in records.values():
+        assert "predict" in record.stages and record.prediction >= 0
+        assert ("attack" in record.stages) == (record.case in asked_of[Pass.REST])
+        assert record.seconds >= sum(record.stages.values()) - 1e-9
+
+
 def test_merging_nothing_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a").touch()
     with pytest.raises(InputError, match="no results to merge"):

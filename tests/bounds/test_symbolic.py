@@ -7,16 +7,17 @@ from nets import random_case
 from verifier.bounds.backward import concretise, pull_back
 from verifier.bounds.crown import Crown, fixed_slopes
 from verifier.bounds.interval import output_form, propagate
-from verifier.bounds.symbolic import symbolic_bounds
+from verifier.bounds.symbolic import Form, forward_bounds, moving, symbolic_bounds
+from verifier.types import Box
 
 
-def start_of(lower: torch.Tensor, upper: torch.Tensor) -> torch.Tensor:
+def start_of(lower: torch.Tensor, upper: torch.Tensor) -> Form:
     """The input forms (1, 1 + inputs, *shape) of one box in which every input varies."""
     size = lower.numel()
     form = torch.zeros(1, 1 + size, size, dtype=lower.dtype)
     form[:, 0] = ((lower + upper) / 2).flatten(1)
     form[:, 1:] = torch.diag(((upper - lower) / 2).flatten())
-    return form.view(1, 1 + size, *lower.shape[1:])
+    return Form(form.view(1, 1 + size, *lower.shape[1:]), torch.zeros_like(lower))
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -57,8 +58,10 @@ def test_the_linear_functions_stay_below_the_rows(seed: int) -> None:
     case = random_case(seed)
     graph, box = case.graph, case.prop.region.box()
     C, d, _ = case.prop.rows
-    start = start_of(box.lower, box.upper)
-    found = symbolic_bounds(graph, start, propagate(graph, box)[1], C.unsqueeze(0), d.unsqueeze(0))
+    start = start_of(box.lower, box.upper).terms
+    found = symbolic_bounds(
+        graph, start_of(box.lower, box.upper), propagate(graph, box)[1], C.unsqueeze(0), d.unsqueeze(0)
+    )
     t = (
         2 * torch.rand(500, start.shape[1] - 1, dtype=box.lower.dtype, generator=torch.Generator().manual_seed(seed))
         - 1
@@ -69,3 +72,31 @@ def test_the_linear_functions_stay_below_the_rows(seed: int) -> None:
     assert (rows >= below - 1e-9).all()
     # The blame accounts for the distance: it bounds what is lost between a row and its linear function.
     assert ((rows - below).amax(0) <= found.blame[0].sum(0) + 1e-9).all()
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_inputs_fixed_at_decimals_are_errors_not_variables(seed: int) -> None:
+    """An interval as narrow as rounding takes no term; the bounds still hold at its ends."""
+    case = random_case(seed)
+    graph, box = case.graph, case.prop.region.box()
+    fixed = torch.rand(box.lower.shape, generator=torch.Generator().manual_seed(seed)) < 0.5
+    lower = torch.where(fixed, box.center, box.lower)
+    upper = torch.where(fixed, box.center + 2.0**-44 * box.center.abs(), box.upper)
+    narrow = Box(lower, upper)
+    assert moving(narrow).tolist() == (~fixed & (upper > lower)).flatten().nonzero().flatten().tolist()
+    C = case.prop.rows[0].unsqueeze(0)
+    found, nodes = forward_bounds(graph, narrow, propagate(graph, narrow)[1], C, 1 << 30)
+    points = torch.where(torch.rand(200, *graph.input_shape) < 0.5, lower, upper)
+    values = graph.values(points)
+    assert (values[-1].flatten(1) @ C[0].T >= found - 1e-12).all()
+    for node, z in nodes.items():
+        assert (values[node] >= z.lower - 1e-12).all() and (values[node] <= z.upper + 1e-12).all()
+
+
+def test_forms_that_take_too_much_memory_or_time_are_given_up() -> None:
+    case = random_case(1)
+    graph, box, C = case.graph, case.prop.region.box(), case.prop.rows[0].unsqueeze(0)
+    known = propagate(graph, box)[1]
+    for lower, nodes in (forward_bounds(graph, box, known, C, 1), forward_bounds(graph, box, known, C, 1 << 30, 0.0)):
+        assert lower.isneginf().all() and nodes.keys() == known.keys()
+        assert all(nodes[i] is known[i] for i in known)

@@ -82,6 +82,38 @@ def test_cones_give_the_bounds_of_the_whole_network(
         assert gap(bounds, whole) < 1e-9 < gap(bounds, found(files, kind, 0))
 
 
+def sparse_files(seed: int) -> Files:
+    """Dense layers in which every neuron but one, which reads nothing, reads two others with weights of its own."""
+    generator = torch.Generator().manual_seed(seed)
+    builder, x = GraphBuilder((2,)), 0
+    x = builder.add(Linear(torch.randn(64, 2, generator=generator), torch.randn(64, generator=generator)), x)
+    for _ in range(3):
+        weight = torch.zeros(64, 64)
+        for i in range(64):
+            weight[i, [i, (i + 1) % 64]] = torch.randn(2, generator=generator) * (i != 5)
+        x = builder.add(ReLU(), builder.add(Linear(weight, torch.randn(64, generator=generator) / 4), x))
+    builder.add(Linear(torch.randn(2, 64, generator=generator) / 8, torch.zeros(2)), x)
+    region = Region(exact(np.full(2, -0.5)), exact(np.full(2, 0.5)))
+    graph, half = builder.finish(), HalfSpaces(torch.eye(2).double()[:1], torch.zeros(1).double())
+    return Files.of(graph, Property(region, (half,)))
+
+
+@pytest.mark.parametrize(("seed", "kind"), [*itertools.product(range(3), (Rounded,)), (0, Exact)])
+def test_places_share_a_cone_where_weights_are_their_own(
+    seed: int, kind: type[Exact | Rounded], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cone for all neurons of a layer, with the weights side by side; the bounds are those of the whole network."""
+    files = sparse_files(seed)
+    network = files.network
+    for j in network.activations:
+        made = cones(network, j)
+        assert made is not None and sum(cone.columns[j].size for cone in made) == 64 > 8 * len(made)
+    small = {refine: found(files, kind, refine) for refine in (1, PARALLEL)}
+    monkeypatch.setattr(refining, "cones", lambda network, j: None)
+    for refine, bounds in small.items():
+        assert gap(bounds, found(files, kind, refine)) < 1e-9 < gap(bounds, found(files, kind, 0))
+
+
 def test_places_of_equal_weights_share_a_cone() -> None:
     """Away from the border all windows are alike; at a side or a corner they see less."""
     network = files_of(0).network

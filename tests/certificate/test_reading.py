@@ -88,6 +88,22 @@ CASES: dict[str, tuple[tuple[int, ...], Op]] = {
     "ReduceMean": (MAPS, ("ReduceMean", ["x"], {"axes": [1, 3], "keepdims": 0})),
     "ReduceSum": (MAPS, ("ReduceSum", ["x", ints(-1)], {})),
     "Relu": (ROW, ("Relu", ["x"], {})),
+    "HardSigmoid": (ROW, ("HardSigmoid", ["x"], {"alpha": 0.5, "beta": 0.25})),
+    "ReduceMax": (MAPS, ("ReduceMax", ["x"], {"axes": [3, 1], "keepdims": 0})),
+    "ReduceMin": (MAPS, ("ReduceMin", ["x"], {"axes": [-2]})),
+    "GlobalMaxPool": (MAPS, ("GlobalMaxPool", ["x"], {})),
+    **{
+        f"Resize {way} {rule}": (
+            MAPS,
+            (
+                "Resize",
+                ["x", None, np.float32([1, 1, 2, 3])],
+                {"coordinate_transformation_mode": way, "nearest_mode": rule},
+            ),
+        )
+        for way in ("half_pixel", "asymmetric")
+        for rule in ("floor", "ceil", "round_prefer_floor", "round_prefer_ceil")
+    },
     "Abs": (ROW, ("Abs", ["x"], {})),
     "LeakyRelu": (ROW, ("LeakyRelu", ["x"], {"alpha": 0.1})),
     "PRelu": (ROW, ("PRelu", ["x", np.float32([0.3])], {})),

@@ -99,11 +99,9 @@ def test_leaves_are_small() -> None:
 
 
 def test_weights_become_small_integers() -> None:
-    assert quantised([0.0, 0.25], 2).tolist() == [0, 1]
-    assert quantised([0.5, 0.5], 2).tolist() == [1, 1]
-    assert quantised([0.0, 0.0], 2).tolist() == [0, 0]
-    assert quantised([1.0, 1 / 3], 2).tolist() == [3, 1]
-    assert quantised([-1.0, 2.0], 2).tolist() == [0, 1]
+    some = np.array([[0.0, 0.25], [0.5, 0.5], [0.0, 0.0], [1.0, 1 / 3], [-1.0, 2.0]])
+    assert quantised(some, 2).tolist() == [[0, 1], [1, 1], [0, 0], [3, 1], [0, 1]]
+    assert quantised(np.array([[0.3], [7.0]]), 1).tolist() == [[1], [1]]
 
 
 def test_what_does_not_fit_is_not_written() -> None:

@@ -67,6 +67,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
         except SystemExit as stop:
             code = int(stop.code or 0)
         captured = capsys.readouterr()
+        assert "fault of the program" not in captured.err
         return code, captured.out, captured.err
 
     return call

@@ -95,6 +95,8 @@ def test_an_undecided_input_is_told_by_the_exit_code(run: Run, folder: Path) -> 
         (["--eps", "0.1", "--dataset", "none.npz"], "none.npz"),
         (["--eps", "0.1", "--journal", "data.npz"], "data.npz: exists already"),
         (["--eps", "0.1", "--journal", "data.npz", "--resume"], "data.npz, line 1: is damaged, or"),
+        (["--eps", "0.1", "--journal", "data.npz/x"], "data.npz: cannot be a folder"),
+        (["--eps", "0.1", "--certificates", "data.npz"], "give another --certificates"),
         (["--eps", "0.1", "--device", "cuda"], "device 'cuda' is not available"),
     ],
 )  # fmt: skip
@@ -107,6 +109,14 @@ def test_reports_of_nothing_are_refused(run: Run, folder: Path) -> None:
     for argv in (["report", "none.jsonl"], ["report", "data.npz"], ["merge", "none.jsonl", "-o", "b"]):
         code, out, err = run(*argv)
         assert (code, out) == (2, "") and argv[1] in err and err.count("\n") == 1
+
+
+def test_merge_writes_over_nothing(run: Run, folder: Path) -> None:
+    run(
+        "certify", "known.onnx", "--dataset", "data.npz", "--eps", "0", "--journal", "a", "--jobs", "1", "--uncertified"
+    )
+    code, out, err = run("merge", "a", "-o", "data.npz")
+    assert (code, out, err) == (2, "", "verifier: error: data.npz: exists already; give another --out\n")
 
 
 def test_ctrl_c_drains_and_prints_how_to_go_on(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

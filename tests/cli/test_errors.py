@@ -160,6 +160,32 @@ def test_an_interrupt_is_one_line(run: Run, bad: Path, monkeypatch: pytest.Monke
     assert run("verify", *KNOWN, *EPS) == (130, "", "verifier: interrupted\n")
 
 
+@pytest.mark.parametrize(
+    ("fault", "named"),
+    [
+        (MemoryError(), "not enough memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "not enough memory"),
+        (IndexError("list index\nout of range"), "fault of the program: IndexError: list index out of range"),
+    ],
+)
+def test_a_fault_of_the_program_is_an_error_and_no_verdict(
+    fault: Exception, named: str, bad: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python itself would end with exit code 1, which means falsified."""
+
+    def failing(*args: object) -> None:
+        raise fault
+
+    monkeypatch.setattr("verifier.certified.verify", failing)
+    code = main_verify([*KNOWN, *EPS])
+    captured = capsys.readouterr()
+    check(code, captured.out, captured.err, "verify")
+    assert named in captured.err
+    monkeypatch.setenv("VERIFIER_TRACEBACK", "1")
+    assert main_verify([*KNOWN, *EPS]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
 def process(*argv: str, **kwargs) -> subprocess.CompletedProcess[str]:
     root = str(Path(__file__).parents[2])
     environment = os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"}

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 
@@ -106,6 +107,53 @@ def test_two_processes_train_the_same_network(tmp_path):
     assert main(["train", *few, "--out", str(tmp_path / "one")]) == 0
     one, two = (torch.load(tmp_path / name / "model.pt", weights_only=True) for name in ("one", "two"))
     assert all(torch.allclose(one[name], two[name], atol=1e-4) for name in one)
+
+
+def test_files_are_not_certified_on_what_was_trained_on(tmp_path, capsys):
+    data = load_dataset("digits", "train")
+    labels = data.labels.clone()
+    labels[-40:] = (labels[-40:] + 1) % 10  # what was held out is labelled wrongly
+    np.savez(tmp_path / "mine.npz", images=data.images.numpy(), labels=labels.numpy())
+    np.savez(tmp_path / "right.npz", images=data.images[-40:].numpy(), labels=data.labels[-40:].numpy())
+    np.savez(tmp_path / "other.npz", images=np.zeros((3, 1, 5, 5), np.float32), labels=np.arange(3))
+    own = (
+        *QUICK,
+        "--method",
+        "standard",
+        "--epochs",
+        "10",
+        "--dataset",
+        tmp_path / "mine.npz",
+        "--out",
+        tmp_path / "run",
+    )
+    code, out, err = run(capsys, *own)
+    assert (
+        code == 2 and "has no test images of its own; give --test FILE.npz" in err and not (tmp_path / "run").exists()
+    )
+    code, _, err = run(capsys, *own, "--test", tmp_path / "other.npz")
+    assert code == 2 and "(1, 5, 5) in 3 classes are unlike the training images (1, 8, 8) in 10 classes" in err
+    assert run(capsys, *own, "--set", "holdout=40", "--quiet")[0] == 0
+    assert read_card(tmp_path / "run" / "model.json").clean_accuracy < 0.2
+    code, out, _ = run(capsys, *own, "--test", tmp_path / "right.npz", "--set", "holdout=40", "--quiet")
+    assert code == 0 and "of 40 test images of right" in out
+    card = read_card(tmp_path / "run" / "model.json")
+    assert card.clean_accuracy > 0.8 and card.dataset == str(tmp_path / "right.npz")
+    assert load(tmp_path / "run" / "model.pt").card == card
+
+
+def test_a_folder_that_is_none_is_one_line(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    code, out, err = run(capsys, *QUICK, "--out", tmp_path / "file")
+    assert code == 2 and out == "" and err.count("\n") == 1
+    assert f"{tmp_path / 'file'}: cannot be written (File exists); give another --out" in err
+
+
+def test_a_radius_that_is_not_reached_is_told(tmp_path, capsys):
+    short = (*QUICK, "--epochs", "2", "--limit", "1", "--out", tmp_path)
+    assert run(capsys, *short)[2].startswith("note: the radius still grows when training ends")
+    assert "note" not in run(capsys, *short, "--set", "ramp=null")[2]
+    assert run(capsys, *short, "--quiet")[2] == ""
 
 
 @pytest.mark.parametrize(

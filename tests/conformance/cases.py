@@ -10,7 +10,7 @@ from nets import conv, linear, mlp, residual
 from torch import Tensor
 
 from verifier.graph import Graph, GraphBuilder, Node, Op
-from verifier.ops import affine, convolution, relu, shape, smooth
+from verifier.ops import affine, convolution, exponential, gates, powers, product, relu, shape, smooth, waves
 from verifier.ops.affine import Linear
 from verifier.ops.pooling import add_max_pool
 from verifier.ops.relu import ReLU
@@ -104,6 +104,13 @@ def activation_output(generator: torch.Generator) -> Graph:
     return builder.finish()
 
 
+def activation_of_activation(generator: torch.Generator) -> Graph:
+    """Activations that read activations, with no affine op between them."""
+    builder = GraphBuilder((3,))
+    x = builder.add(smooth.Tanh(), builder.add(linear(generator, 3, 3), 0))
+    return headed(builder, builder.add(relu.LeakyReLU(0.25), x), generator)
+
+
 def affine_only(generator: torch.Generator) -> Graph:
     builder = GraphBuilder((3,))
     builder.add(linear(generator, 3, 2), 0)
@@ -138,6 +145,29 @@ def constant(op: Op) -> Callable[[torch.Generator], Op]:
 
 def activation(op: Op) -> Make:
     return lambda generator: mlp(generator, (3, 4, 4, 3), lambda: op)  # type: ignore[arg-type, return-value]
+
+
+def once(make: Callable[[torch.Generator], Op], positive: bool = False) -> Make:
+    """The op between dense layers; positive: it reads values above a half."""
+
+    def build(generator: torch.Generator) -> Graph:
+        builder = GraphBuilder((3,))
+        x = builder.add(linear(generator, 3, 4), 0)
+        if positive:
+            half = torch.full((1,), 0.5)
+            x = builder.add(affine.Rescale(torch.ones(1), half), builder.add(ReLU(), x))
+        return headed(builder, builder.add(make(generator), x), generator)
+
+    return build
+
+
+def multiplied(generator: torch.Generator) -> Graph:
+    """A product of two layers, which are scaled differently, element by element."""
+    builder = GraphBuilder((3,))
+    x, y = (builder.add(linear(generator, 3, 4), 0) for _ in range(2))
+    both = builder.add(product.SumDifference(torch.rand(4, generator=generator) + 0.5), x, y)
+    squares = builder.add(powers.Square(), both)
+    return headed(builder, builder.add(product.QuarterDifference(), squares), generator)
 
 
 BARE_LINEAR = lambda generator: Linear(torch.randn(2, 3, generator=generator), None)  # noqa: E731
@@ -176,12 +206,31 @@ CASES = [
     OpCase("clip narrow", relu.Clip, activation(relu.Clip(0.25, 0.5))),
     OpCase("sigmoid", smooth.Sigmoid, activation(smooth.Sigmoid())),
     OpCase("tanh", smooth.Tanh, activation(smooth.Tanh())),
+    OpCase("cube", powers.Power, once(constant(powers.Power(3)))),
+    OpCase("square", powers.Square, once(constant(powers.Square()))),
+    OpCase("exp", exponential.Exp, once(constant(exponential.Exp()))),
+    OpCase("log", exponential.Log, once(constant(exponential.Log()), positive=True)),
+    OpCase("sqrt", powers.Sqrt, once(constant(powers.Sqrt()), positive=True)),
+    OpCase("reciprocal", powers.Reciprocal, once(constant(powers.Reciprocal()), positive=True)),
+    OpCase("softplus", exponential.Softplus, activation(exponential.Softplus())),
+    OpCase("elu", exponential.Elu, activation(exponential.Elu(1.5))),
+    OpCase("gelu", gates.Gelu, activation(gates.Gelu())),
+    OpCase("silu", gates.Silu, activation(gates.Silu())),
+    OpCase("hard swish", gates.HardSwish, activation(gates.HardSwish())),
+    OpCase("sin", waves.Sin, activation(waves.Sin())),
+    OpCase("cos", waves.Sin, activation(waves.Sin(cosine=True))),
+    OpCase("erf", smooth.Erf, activation(smooth.Erf())),
+    OpCase("atan", smooth.Atan, activation(smooth.Atan())),
+    OpCase("softsign", smooth.Softsign, activation(smooth.Softsign())),
+    OpCase("product", product.SumDifference, multiplied),
+    OpCase("difference of squares", product.QuarterDifference, multiplied),
     OpCase("max pool", None, max_pool),
     OpCase("batch norm folded", None, batch_norm),
     OpCase("residual", None, lambda generator: residual(generator, 3, 4, 3)),
     OpCase("input read twice", None, branches_of_input),
     OpCase("node read twice by one op", None, same_node_twice),
     OpCase("activation as output", None, activation_output),
+    OpCase("activation of an activation", None, activation_of_activation),
     OpCase("affine only", None, affine_only),
 ]  # fmt: skip
 

@@ -155,6 +155,46 @@ def activation(net: Network, x: str, shape: Shape) -> str:
 
 
 @made_for(ANY, 2)
+def curved(net: Network, x: str, shape: Shape) -> str:
+    kind = net.pick("Exp", "Sin", "Cos", "Erf", "Atan", "Softsign", "Softplus", "Elu", "Selu", "HardSigmoid", "Gelu",
+                    "HardSwish", "Pow", "Log", "Sqrt", "Reciprocal", "Softmax", "LogSoftmax", "Celu")  # fmt: skip
+    if kind in ("Log", "Sqrt", "Reciprocal"):
+        return net.add(kind, [net.add("Exp", [net.add("Tanh", [x])])])
+    if kind == "Pow":
+        return net.add(kind, [x, net.store(net.pick(2, 3, 1, 4), np.float32)])
+    if kind == "Exp":
+        return net.add(kind, [net.add("Softsign", [x])])
+    if kind.endswith("Softmax"):
+        return net.add(kind, [x], **net.pick({}, {"axis": net.pick(-1, len(shape) - 1, 1)}))
+    return net.add(kind, [x], **net.pick({}, {"alpha": 0.5}) if kind in ("Elu", "Selu", "Celu") else {})
+
+
+@made_for(ANY, 2)
+def of_two(net: Network, x: str, shape: Shape) -> str:
+    """Products and quotients of nodes."""
+    other = net.pick(x, *net.values)
+    kind = net.pick("Mul", "Div", "MatMul")
+    if kind == "Div":
+        other = net.add("Exp", [net.add("Tanh", [other])])
+    if kind == "MatMul":
+        turned = [*range(len(shape) - 2), len(shape) - 1, len(shape) - 2]
+        other = net.add("Transpose", [net.add("Tanh", [x])], perm=turned)
+    return net.add(kind, [x, other])
+
+
+@made_for(range(4, 5), 2)
+def resized(net: Network, x: str, shape: Shape) -> str:
+    scales = net.store([1, 1, *(net.pick(1.0, 2.0, 1.5, 3.0, 0.5) for _ in range(2))], np.float32)
+    mode = net.pick("nearest", "linear")
+    if net.opset < 11:
+        return net.add("Upsample" if net.opset == 9 else "Resize", [x, scales], mode=mode)
+    way = net.pick("half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric")
+    rule = net.pick("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
+    how = {"mode": mode, "coordinate_transformation_mode": way, "nearest_mode": rule}
+    return net.add("Resize", [x, net.store([], np.float32), scales], **how)
+
+
+@made_for(ANY, 2)
 def arithmetic(net: Network, x: str, shape: Shape) -> str:
     pair = [x, net.weight(*net.broadcasting(shape))]
     return net.add(net.pick("Add", "Sub", "Mul", "Div"), pair[:: net.pick(1, -1)])
@@ -226,7 +266,8 @@ def padded(net: Network, x: str, shape: Shape) -> str:
 
 @made_for(ANY)
 def reduced(net: Network, x: str, shape: Shape) -> str:
-    kind, axes, how = net.pick("ReduceSum", "ReduceMean"), net.axes(len(shape)), net.pick({}, {"keepdims": 0})
+    kind = net.pick("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin")
+    axes, how = net.axes(len(shape)), net.pick({}, {"keepdims": 0})
     if net.opset >= (13 if kind == "ReduceSum" else 18):
         how = {**how, **net.pick({}, {"noop_with_empty_axes": 1})}
         return net.add(kind, [x, net.store(axes)], **how)
@@ -267,7 +308,7 @@ def convolved(net: Network, x: str, shape: Shape) -> str:
 
 @made_for(MAPS, 4)
 def pooled(net: Network, x: str, shape: Shape) -> str:
-    kind = net.pick("MaxPool", "AveragePool", "GlobalAveragePool")
+    kind = net.pick("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool")
     if kind[0] == "G":
         return net.add(kind, [x])
     kernel, how = net.maps(len(shape) - 2, pooling=True)

@@ -65,7 +65,7 @@ def agree(seed: int, folder: Path) -> tuple[bool, bool]:
 def test_random_networks_are_read_as_they_run(tmp_path: Path) -> None:
     outcomes = [agree(seed, tmp_path) for seed in range(SAMPLE)]
     loaded, checked = (Counter(side) for side in zip(*outcomes, strict=True))
-    assert min(loaded[True], checked[True]) > SAMPLE // 6
+    assert loaded[True] > SAMPLE // 3 and checked[True] > SAMPLE // 10  # the checker knows fewer operators
 
 
 TOLD_APART: dict[str, tuple[str, tuple[int, ...], dict]] = {

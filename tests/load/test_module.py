@@ -19,7 +19,7 @@ from verifier import zoo
 from verifier.errors import ModelError, UnsupportedOperatorError
 from verifier.graph import Graph, GraphBuilder
 from verifier.load import export_onnx, from_module, load
-from verifier.ops import affine, convolution, relu, shape, smooth
+from verifier.ops import affine, convolution, exponential, gates, powers, product, relu, shape, smooth, waves
 from verifier.ops.registry import ATEN, MODULE, OPS
 
 
@@ -56,6 +56,17 @@ LAYERS: list[tuple[nn.Module, tuple[int, ...]]] = [
     (nn.PReLU(), MAP),
     (nn.Sigmoid(), MAP),
     (nn.Tanh(), MAP),
+    (nn.Softsign(), MAP),
+    (nn.Hardsigmoid(), MAP),
+    (nn.Hardswish(), MAP),
+    (nn.SiLU(), MAP),
+    (nn.GELU(), MAP),
+    (nn.Softplus(2.0), MAP),
+    (nn.ELU(0.5), MAP),
+    (nn.CELU(0.5), MAP),
+    (nn.SELU(), MAP),
+    (nn.Softmax(1), MAP),
+    (nn.LogSoftmax(-1), MAP),
     (nn.Hardtanh(-0.5, 0.25), MAP),
     (nn.ReLU6(), MAP),
     (nn.Sequential(nn.Flatten(), nn.Linear(84, 2)), MAP),
@@ -125,6 +136,27 @@ FUNCTIONS: dict[str, tuple[Callable[..., Tensor], tuple[int, ...]]] = {
         (4,),
     ),
     "curving": (lambda x, m, v: x.abs() + x.sigmoid() * 2 + x.tanh() + F.leaky_relu(x, 0.1) + F.prelu(x, v[:1]), (4,)),
+    "elementary": (
+        lambda x, m, v: x.exp().log() + (x.square() + 1).sqrt() + 1 / (x**2 + 1) + x**3 + x.sin() * 2 + x.cos(),
+        (4,),
+    ),
+    "bending": (
+        lambda x, m, v: F.softplus(x) + F.elu(x) + F.selu(x) + F.celu(x, 0.5) + F.gelu(x) + F.silu(x) + x.erf(),
+        (4,),
+    ),
+    "easing": (lambda x, m, v: F.hardswish(x) + F.hardsigmoid(x) + x.atan() + F.softsign(x) + x.softmax(1), (4,)),
+    "gates": (lambda x, m, v: x * torch.sigmoid(x) + 0.5 * x * (1 + torch.erf(x / 2**0.5)) + x.log_softmax(-1), (4,)),
+    "multiplying": (lambda x, m, v: x * x[:, :1] / (x.exp() + v) - (x.unsqueeze(2) @ x.unsqueeze(1)).sum(2), (4,)),
+    "resizing": (
+        lambda x, m, v: (
+            F.interpolate(x, scale_factor=2)
+            + F.interpolate(x, size=(8, 6), mode="bilinear")
+            + F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
+        ),
+        (2, 4, 3),
+    ),
+    "shuffling": (lambda x, m, v: F.pixel_unshuffle(F.pixel_shuffle(x, 2) * 2, 2) + x.amax(1, keepdim=True), (4, 2, 3)),
+    "repeating": (lambda x, m, v: x.repeat(1, 2) + x.amin((1,), keepdim=True), (4,)),
     "extremes": (lambda x, m, v: torch.maximum(x, v) + torch.minimum(x, -x), (4,)),
     "casting": (lambda x, m, v: F.dropout(x, 0.5, False).to(torch.float64).detach() * 2, (4,)),
     "folding": (lambda x, m, v: x * (torch.exp(v) + torch.arange(4)), (4,)),
@@ -178,20 +210,20 @@ def test_in_place_operators_change_what_they_change() -> None:
 
 
 def test_modules_that_cannot_be_read_are_refused_by_name() -> None:
-    class Gated(nn.Module):
+    class Summed(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
-            return x * x.sigmoid()
+            return x.cumsum(1)
 
     class Branching(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return x if x.sum() > 0 else -x
 
-    with pytest.raises(ModelError, match=r"'mul\.Tensor' at node 'mul': the product of two"):
-        from_module(Gated(), (4,))
+    with pytest.raises(UnsupportedOperatorError, match=r"unsupported operator 'cumsum' at node 'cumsum'"):
+        from_module(Summed(), (4,))
     with pytest.raises(ModelError, match=r"torch\.export cannot read Branching"):
         from_module(Branching(), (4,))
-    with pytest.raises(UnsupportedOperatorError, match="unsupported operator 'gelu' at node 'gelu'"):
-        from_module(nn.Sequential(nn.Linear(4, 4), nn.GELU()), (4,))
+    with pytest.raises(UnsupportedOperatorError, match="unsupported operator 'mish' at node 'mish'"):
+        from_module(nn.Sequential(nn.Linear(4, 4), nn.Mish()), (4,))
 
 
 def test_a_layer_with_a_hook_is_not_read_by_its_name_alone() -> None:
@@ -251,6 +283,13 @@ def every_op() -> Graph:
     x = b.add(shape.Reindex(torch.randint(0, 10, (4, 5))), b.add(relu.ReLU(), x))
     x = b.add(affine.Linear(torch.randn(3, 5), torch.randn(3)), x)
     x = b.add(shape.Concat(1), x, b.add(affine.Reduce((1,), True, 0.25), x))
+    x = b.add(exponential.Elu(0.5), b.add(waves.Sin(), b.add(waves.Sin(cosine=True), x)))
+    for op in (smooth.Atan, smooth.Erf, gates.Gelu, gates.Silu, gates.HardSwish):
+        x = b.add(op(), x)
+    both = b.add(product.SumDifference(torch.full((4, 4), 0.5)), x, b.add(smooth.Softsign(), x))
+    x = b.add(powers.Power(3), b.add(product.QuarterDifference(), b.add(powers.Square(), both)))
+    for op in (exponential.Softplus, powers.Sqrt, powers.Reciprocal, exponential.Log, exponential.Exp):
+        x = b.add(op(), x)
     x = b.add(shape.Reshape((16,)), b.add(relu.ReLU(), x))
     b.add(affine.Linear(torch.randn(2, 16), None), x)
     return b.finish()

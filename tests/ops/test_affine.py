@@ -11,6 +11,7 @@ from verifier.ops.affine import Add, Linear, Reduce, Rescale
 from verifier.ops.base import Affine
 from verifier.ops.convolution import AvgPool2d, Conv2d, ConvTranspose2d
 from verifier.ops.patches import Coefficients, dense
+from verifier.ops.product import QuarterDifference, SumDifference
 from verifier.ops.registry import OPS
 from verifier.ops.shape import Concat, Pad, Reindex, Reshape
 from verifier.types import Interval, Shape
@@ -46,6 +47,8 @@ CASES: list[tuple[str, Affine, tuple[Shape, ...]]] = [
     ("reindex, repeating", Reindex(torch.tensor([[5, 0], [5, 59], [7, 5]])), (MAP,)),
     ("concatenation", Concat(1), ((2, 1, 3), (2, 4, 3))),
     ("padding", Pad((1, 0, 0, 2), 0.75), (MAP,)),
+    ("sum and difference", SumDifference(rand(2, 3).abs() + 0.1), ((2, 3), (2, 3))),
+    ("quarter of the difference", QuarterDifference(), ((2, 3, 4),)),
 ]
 
 
@@ -83,6 +86,13 @@ def test_forward_is_affine(case: tuple[Affine, tuple[Shape, ...]]) -> None:
     constant = op.forward(*(torch.zeros(1, *shape, dtype=torch.float64) for shape in shapes)).flatten(1)
     linear = sum(v.flatten(1) @ j.T for v, j in zip(x, jacobians(op, shapes), strict=True))
     torch.testing.assert_close(op.forward(*x).flatten(1), linear + constant, rtol=1e-12, atol=1e-12)
+
+
+def test_the_homogeneous_map_lacks_the_constant_alone(case: tuple[Affine, tuple[Shape, ...]]) -> None:
+    op, shapes = case
+    x = [rand(4, *shape) for shape in shapes]
+    linear = sum(v.flatten(1) @ j.T for v, j in zip(x, jacobians(op, shapes), strict=True))
+    torch.testing.assert_close(op.homogeneous.forward(*x).flatten(1), linear, rtol=1e-12, atol=1e-12)
 
 
 def test_transpose_is_the_jacobian_from_the_left(case: tuple[Affine, tuple[Shape, ...]]) -> None:

@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from multiprocessing.connection import Connection
 
 import numpy as np
 import pytest
@@ -64,7 +65,7 @@ def test_two_processes_decide_like_one(seed: int, margin: float, split: str, hel
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_their_proof_is_accepted(split: str, helped: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(strategy, "BranchAndBound", lambda: replace(SPLITS[split], batch=4))
+    monkeypatch.setattr(strategy.stages, "BranchAndBound", lambda: replace(SPLITS[split], batch=4))
     generator = torch.Generator().manual_seed(1)
     graph = mlp(generator, (4, 20, 20, 1))
     outputs = graph(torch.rand(20000, 4, generator=generator).double())
@@ -97,6 +98,8 @@ def doubled(batch: Domains) -> Halved[Domains]:
     """A step that splits nothing, and treats some batches badly."""
     if float(batch.lower[0]) == -1 and os.getpid() != PARENT:
         os.kill(os.getpid(), signal.SIGKILL)
+    if float(batch.lower[0]) == -3 and os.getpid() != PARENT:
+        os.kill(os.getpid(), signal.SIGSTOP)
     if float(batch.lower[0]) == -2:
         raise InputError("a bad batch")
     parts = replace(batch, lower=2 * batch.lower)
@@ -127,9 +130,62 @@ def test_what_a_killed_fork_had_is_done_here() -> None:
     assert answered(-1, 1, 2, 3, 4) == [(-1, -2), (1, 2), (2, 4), (3, 6), (4, 8)]
 
 
+def test_what_a_fork_began_to_say_when_it_was_killed_is_done_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    receive, cut = Connection.recv_bytes, [True]
+
+    def torn(connection: Connection) -> bytes:
+        content = receive(connection)
+        if cut and os.getpid() == PARENT:
+            cut.clear()
+            raise OSError("got end of file during message")
+        return content
+
+    monkeypatch.setattr(Connection, "recv_bytes", torn)
+    assert answered(1, 2, 3) == [(1, 2), (2, 4), (3, 6)] and not cut
+
+
+def test_a_search_has_work_for_more_processes_than_subdomains(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine of many cores."""
+    handed: list[int] = []
+
+    class Many(Crew[Domains]):
+        """Idle forks without end, whose work is done here."""
+
+        idle, given = 200, ()
+
+        def give(self, batch: Domains) -> None:
+            handed.append(len(batch))
+            waiting.append(batch)
+
+        def answers(self, patience: float | None) -> Iterator[tuple[Domains, Halved[Domains]]]:
+            while waiting:
+                batch = waiting.pop()
+                yield batch, self.step(batch)
+
+    waiting: list[Domains] = []
+    monkeypatch.setattr(loop, "Crew", Many)
+    monkeypatch.setattr(loop, "SHARED", 1)
+    for seed in range(4):
+        case = random_case(seed, most=7)
+        outcome, _ = search(case, shifted(case, 1e-4), replace(SPLITS["inputs"], batch=4))
+        assert min(outcome.proved.values()) > 0
+    assert handed and min(handed) >= 1
+
+
 def test_what_a_step_raises_is_raised_here() -> None:
     with pytest.raises(InputError, match="a bad batch"):
         answered(1, -2, 3)
+
+
+def test_a_fork_that_hangs_is_not_waited_for() -> None:
+    with Crew(doubled, 1) as crew:
+        crew.start()
+        (stuck,) = batches(-3)
+        crew.give(stuck)
+        assert list(crew.answers(patience=0.2)) == []
+        assert crew.given == [stuck]  # as open as before
+        (process,) = crew._forks.values()
+    assert not process.is_alive()
 
 
 def test_forks_die_with_the_crew() -> None:

@@ -19,7 +19,7 @@ FOLDS = 7
 
 @pytest.mark.parametrize("place", range(4))
 def test_the_one_input_that_matters_is_halved_time_and_again(place: int) -> None:
-    """Folding an interval seven times, x -> |2 x - 1|, takes 2 ** 7 pieces; the other inputs matter a hundredth of that."""
+    """Folding an interval seven times, x -> |2 x - 1|, takes 2 ** 7 pieces; other inputs matter a hundredth of that."""
     doubled, moved = torch.ones(4), torch.full((4,), -0.3)
     doubled[place], moved[place] = 2.0, -1.0
     kept = torch.zeros(4)

@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ import torch
 from torch import nn
 
 from verifier.data import Dataset, load_dataset
-from verifier.errors import InputError, TrainingError
+from verifier.errors import InputError, ModelError, TrainingError
 from verifier.train import checkpoint
 from verifier.train.batch import Batch
 from verifier.train.config import Config, read_config
@@ -17,8 +19,9 @@ from verifier.train.loop import Objective, Run, train
 from verifier.train.losses.ibp import Ibp
 from verifier.train.losses.pgd import Pgd
 from verifier.train.network import live_graph
-from verifier.zoo import build
+from verifier.zoo import build, read_card, write_card
 
+MODELS = Path(__file__).parents[2] / "models"
 CONFIG = Config("digits", "mlp_32", "mtl_ibp", 0.05, epochs=4, batch_size=64, warm_up=0.5, ramp=2.0, lr=5e-3)
 
 
@@ -59,6 +62,34 @@ def test_a_run_can_be_started_from_the_configuration_that_it_wrote(data, tmp_pat
     assert again == config
     assert same(train(again, data), first.model)
     assert not same(train(dataclasses.replace(again, seed=1), data), first.model)
+
+
+def test_a_run_may_begin_with_the_weights_of_a_file(data, tmp_path):
+    model = train(dataclasses.replace(CONFIG, epochs=1), data)
+    torch.save(model.state_dict(), tmp_path / "model.pt")
+    config = dataclasses.replace(CONFIG, start=str(tmp_path / "model.pt"), warm_up=0, ramp=0, epochs=2)
+    first = Run(config, data, tmp_path)
+    assert same(first.model, model)
+    assert all(p.requires_grad for p in first.network.parameters())
+    epochs(first, 1)
+    (tmp_path / "model.pt").unlink()  # a run that goes on does not need it
+    resumed = Run(config, data, tmp_path, resume=True)
+    assert same(resumed.model, first.model) and not same(resumed.model, model)
+
+
+def test_weights_of_another_network_are_no_beginning(data, tmp_path):
+    torch.save(build("mlp_32", data.shape, 7).state_dict(), tmp_path / "classes.pt")
+    card = read_card(shutil.copy(MODELS / "digits_mlp.json", tmp_path))
+    shutil.copy(MODELS / "digits_mlp.pt", tmp_path)
+    write_card(dataclasses.replace(card, mean=(0.5,), std=(0.5,)), tmp_path / "digits_mlp.json")
+    messages = {"classes.pt": "to (7,), not (1, 8, 8) to (10,)", "none.pt": "no such model file",
+                "digits_mlp.pt": "normalises its inputs"}  # fmt: skip
+    for name, message in messages.items():
+        with pytest.raises(InputError) as caught:
+            Run(dataclasses.replace(CONFIG, start=str(tmp_path / name)), data)
+        assert message in str(caught.value)
+    with pytest.raises(ModelError, match="do not fit architecture"):
+        Run(dataclasses.replace(CONFIG, arch="mlp_100", start=str(tmp_path / "classes.pt")), data)
 
 
 def test_the_loop_does_not_touch_the_global_random_state(data):

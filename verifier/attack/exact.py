@@ -43,7 +43,7 @@ def _affine(node: Node, shapes: list[Shape], inputs: list[np.ndarray]) -> np.nda
     for rows in torch.arange(node.size).split(ROW_CHUNK):
         parts = op.rows(rows.unsqueeze(0), torch.float64, node.shape, *shapes)
         for A, (numbers, denominator) in zip(parts, scaled, strict=True):
-            weights = dense(A).flatten(2).squeeze(0).numpy()
+            weights = dense(A).reshape(len(rows), -1).numpy()
             place, column = np.nonzero(weights)
             if not len(place):
                 continue

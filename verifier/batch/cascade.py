@@ -121,6 +121,9 @@ STAGES: dict[str, Stage] = {
     "alpha": alpha,
 }
 
+DEARER = ("attack", "alpha")
+"""Stages that few cases need: for those that chunks leave open, many together."""
+
 METHODS = {"auto": tuple(STAGES), **{name: ("predict", name) for name in ("interval", "crown", "alpha")}}
 
 

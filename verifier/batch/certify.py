@@ -1,7 +1,8 @@
 """Certify a test set: which question is asked next, in which pass, and what is kept of the answers.
 
-Cases pass through the batched cascade in chunks. What it leaves open is searched one by one, the easiest first: for a
-short time each, and once nothing else is left, for as long as `Plan.timeout` allows.
+Cases pass through the batched cascade in chunks, its dearer stages in chunks of what the others leave open. Then they
+are searched one by one, the easiest first: for a short time each, and once nothing else is left, for as long as
+`Plan.timeout` allows.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from itertools import pairwise
 
 from verifier.batch.curve import Bisection
 from verifier.batch.journal import Journal
@@ -20,7 +22,7 @@ from verifier.batch.workers import Outcome
 from verifier.errors import InputError
 
 GRACE = 5.0  # seconds: a worker that stops itself late is cheaper than a new one
-SHORT = 3.0  # seconds of the first search of a case
+SHORT = 5.0  # seconds of the first search of a case, of the processor: where others use it as well, it takes longer
 CHUNK_LIMIT = 120.0  # seconds for a chunk, if that is less than what its cases may take
 
 
@@ -28,8 +30,13 @@ class Pass(Enum):
     """What is done about the cases of a task."""
 
     BOUNDS = "the batched cascade"
+    REST = "the dearer stages of the cascade"
     SHORT = "a short search"
     LONG = "a search with all the time there is"
+
+
+FOLLOWING = dict(pairwise(Pass))
+TOGETHER = (Pass.BOUNDS, Pass.REST)  # what is done about many cases at once
 
 
 @dataclass(frozen=True)
@@ -97,7 +104,7 @@ class Certification:
         self.ready = deque(index for index in indices if self.known[index].next() is not None)
         self.tally.done = self.tally.total - len(self.ready)
         self.again: deque[Task] = deque()
-        self.open: dict[Pass, list[tuple[float, Case]]] = {Pass.SHORT: [], Pass.LONG: []}
+        self.open: dict[Pass, list[tuple[float, Case]]] = {kind: [] for kind in FOLLOWING.values()}
         self.left: dict[Task, set[Case]] = {}
         self.first: dict[Case, Record] = {}  # what the cascade said of cases that are searched
 
@@ -153,16 +160,23 @@ class Certification:
     def _next(self) -> Task | None:
         if self.again:
             return self.again.popleft()
-        if self.ready:
-            size = min(self.plan.batch, max(1, -(-len(self.ready) // self.plan.jobs)))
-            chunk = [self.ready.popleft() for _ in range(min(size, len(self.ready)))]
-            cases = tuple(Case(index, self.run.eps[self.known[index].next() or 0]) for index in chunk)
-            limit = min(len(cases) * self.plan.timeout, max(self.plan.timeout, CHUNK_LIMIT))
-            return Task(cases, Pass.BOUNDS, limit)
-        for kind, seconds in ((Pass.SHORT, min(SHORT, self.plan.timeout)), (Pass.LONG, self.plan.timeout)):
+        if self.ready and len(self.open[Pass.REST]) < self.plan.batch:
+            chunk = [self.ready.popleft() for _ in range(self._chunk(len(self.ready)))]
+            return self._together([Case(i, self.run.eps[self.known[i].next() or 0]) for i in chunk], Pass.BOUNDS)
+        for kind in FOLLOWING.values():
+            if kind in TOGETHER and (left := self.open[kind]):
+                return self._together([heapq.heappop(left)[1] for _ in range(self._chunk(len(left)))], kind)
             if self.open[kind]:
-                return Task((heapq.heappop(self.open[kind])[1],), kind, seconds)
+                return Task((heapq.heappop(self.open[kind])[1],), kind, self.plan.timeout)
         return None
+
+    def _chunk(self, count: int) -> int:
+        """How many of so many cases a worker takes at once."""
+        return min(self.plan.batch, max(1, -(-count // self.plan.jobs)))
+
+    def _together(self, cases: list[Case], kind: Pass) -> Task:
+        limit = min(len(cases) * self.plan.timeout, max(self.plan.timeout, CHUNK_LIMIT))
+        return Task(tuple(cases), kind, limit)
 
     def _taken(self, outcome: Outcome[Task, list[Record]]) -> Iterator[Record]:
         """The final records among what came of a task; the others lead to more tasks."""
@@ -178,12 +192,12 @@ class Certification:
 
     def _passed_on(self, kind: Pass, record: Record) -> bool:
         """Whether a case that a pass left open goes to the next one."""
-        following = {Pass.BOUNDS: Pass.SHORT, Pass.SHORT: Pass.LONG}.get(kind)
+        following = FOLLOWING.get(kind)
         final = self.run.method != "auto" or (kind is Pass.SHORT and self.plan.timeout <= SHORT)
         if record.verdict != UNKNOWN or following is None or final:
             return False
-        if kind is Pass.BOUNDS:
-            self.first[record.case] = record
+        if kind in TOGETHER:
+            self.first[record.case] = self._completed(record)
         ease = self.first[record.case].proved if record.case in self.first else None
         heapq.heappush(self.open[following], (float("inf") if ease is None else -ease, record.case))
         return True
@@ -193,11 +207,11 @@ class Certification:
         record = Record(case.index, case.eps, -1, -1, UNKNOWN, "", outcome.seconds)
         if outcome.late:
             record = replace(record, reason=f"the worker was killed at the time limit of {task.seconds:g} s")
-            if task.kind is not Pass.BOUNDS and self._passed_on(task.kind, record):
+            if task.kind not in TOGETHER and self._passed_on(task.kind, record):
                 return
         else:
             record = replace(record, verdict=ERROR, reason=outcome.failure or "the worker gave no answer")
-        if (task.kind is Pass.BOUNDS or not outcome.late) and not task.again:
+        if (task.kind in TOGETHER or not outcome.late) and not task.again:
             self.again.append(Task((case,), task.kind, min(task.seconds, self.plan.timeout), again=True))
             return
         yield self._completed(record)

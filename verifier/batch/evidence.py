@@ -22,7 +22,7 @@ from verifier.batch.remainder import HUNT, search
 from verifier.certificate.claim import certificate
 from verifier.certificate.many import Claims, Together
 from verifier.certificate.statement import vnnlib
-from verifier.certified import GRACE, verify_certified
+from verifier.certified import verify_certified
 from verifier.errors import CertificateError, ModelError, SpecificationError
 from verifier.load import Model
 from verifier.proof import Leaf, Proof
@@ -30,6 +30,7 @@ from verifier.spec.robustness import parse_eps
 from verifier.strategy import Settings
 
 MODEL = "model.onnx"
+CHECKING = 0.3  # of the time of a search, what is kept for writing and checking its certificate
 PROBE = 4  # cases that tell whether bounds by intervals alone are worth trying on the others
 Files = tuple[bytes, bytes]  # a certificate, and the statement that it is about
 
@@ -161,12 +162,14 @@ class Evidence:
         left = settings.timeout - hunted.seconds
         if hunted.verdict == FALSIFIED or left <= 0:
             return hunted if hunted.verdict == FALSIFIED else replace(hunted, verdict=UNKNOWN)
-        settings = replace(settings, timeout=left / (1 + GRACE), attacked=True)
+        settings = replace(settings, timeout=left / (1 + CHECKING), attacked=True, float32=False)
         certified = verify_certified(self.model, self.problem.property(case), settings)
         result, stages = certified.result, dict(hunted.stages)
         for stage in result.stages:
             stages[stage.name] = stages.get(stage.name, 0.0) + stage.seconds
         point = result.counterexample
+        proved = result.proved if hunted.proved is None else max(hunted.proved, result.proved)
+        found = result.found if hunted.found is None else min(hunted.found, result.found)
         record = Record(
             index=case.index,
             eps=case.eps,
@@ -175,18 +178,17 @@ class Evidence:
             verdict=result.verdict.name,
             stage=result.stage,
             seconds=sum(stages.values()),
-            proved=result.proved if math.isfinite(result.proved) else None,
-            found=result.found if math.isfinite(result.found) else None,
+            proved=proved if math.isfinite(proved) else None,
+            found=found if math.isfinite(found) else None,
             reason=result.reason,
             stages=stages,
             point=encoded(point) if result.verdict.name == FALSIFIED and point is not None else None,
         )
         if certified.certificate is None:
             return record
-        found = certified.certificate
-        self._store({case: (found.content, found.statement)})
-        margin = float(found.accepted.margin)
-        return replace(record, proved=margin, certified=True, certificate=self._name(case))
+        made = certified.certificate
+        self._store({case: (made.content, made.statement)})
+        return replace(record, proved=float(made.accepted.margin), certified=True, certificate=self._name(case))
 
     def _name(self, case: Case) -> str | None:
         """Of the file that holds the certificate of a case."""

@@ -74,20 +74,25 @@ class Journal:
     repaired: how many bytes of a torn last line were cut off.
     """
 
-    def __init__(self, path: Path, resume: bool = False) -> None:
-        """Raises InputError when the file exists and is not to be resumed, is in use, or is no journal."""
+    def __init__(self, path: Path, resume: bool = False, option: str = "--journal") -> None:
+        """option: what names the file.
+
+        Raises InputError when the file exists and is not to be resumed, is in use, or is no journal.
+        """
         self.path = path
-        if not resume and path.exists() and path.stat().st_size:
-            raise InputError(f"{path}: exists already; go on with --resume, or give another --journal")
+        another = f"give another {option}"
         try:
+            if not resume and path.exists() and path.stat().st_size:
+                way_out = f"go on with --resume, or {another}" if option == "--journal" else another
+                raise InputError(f"{path}: exists already; {way_out}")
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         except OSError as error:
-            raise InputError(f"{path}: cannot be written ({error.strerror}); give another --journal") from error
+            raise InputError(f"{path}: cannot be written ({error.strerror}); {another}") from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             os.close(self._file)
-            raise InputError(f"{path}: another run is writing it; wait for it, or give another --journal") from None
+            raise InputError(f"{path}: another run is writing it; wait for it, or {another}") from None
         try:
             self.lines, self._size = read(path)
             self.repaired = os.fstat(self._file).st_size - self._size

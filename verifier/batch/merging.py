@@ -79,7 +79,7 @@ def merge(paths: Sequence[Path], out: Path) -> dict[str, Results]:
     held = read_all(paths)
     if not held:
         raise InputError(f"{', '.join(map(str, paths))}: no results to merge; give journals that `certify` wrote")
-    with Journal(out) as journal:
+    with Journal(out, option="--out") as journal:
         for results in held.values():
             ordered = sorted(
                 results.records.values(), key=lambda record: (record.index, results.run.eps.index(record.eps))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from verifier.batch.screen import Screen
 from verifier.certificate.statement import vnnlib
 from verifier.certified import CertifiableSubject, Certified, with_certificate
 from verifier.proof import Proof
@@ -17,6 +18,8 @@ from verifier.spec.vnnlib import Query
 from verifier.strategy import Settings, Subject, verify
 from verifier.verdict import Result, StageReport, Verdict
 
+MANY = 8  # input boxes, at least, that are bounded together
+SCREEN = "crown"
 FIRST_ROUND = 0.2  # of the time, spread evenly, so that a hard box does not keep an easy one from being broken
 
 
@@ -71,8 +74,10 @@ def answer(
     began = time.monotonic()
     deadline = began + settings.timeout
     properties = query.properties(subject.graph.input_shape, math.prod(subject.graph.output_shape))
-    found: dict[int, Result] = {}
-    todo = list(range(len(properties)))
+    found = _screened(subject, properties, settings, deadline)
+    if found and progress is not None:
+        progress(f"{len(found)} of {len(properties)} input boxes proved together")
+    todo = [k for k in range(len(properties)) if k not in found]
     for share in (FIRST_ROUND, 1.0) if len(properties) > 1 else (1.0,):
         out_of_time = []
         for position, k in enumerate(todo):
@@ -88,6 +93,36 @@ def answer(
                 out_of_time.append(k)
         todo = out_of_time
     return _answer(query, properties, found, began, settings)
+
+
+def _screened(
+    subject: Subject, properties: Sequence[Property], settings: Settings, deadline: float
+) -> dict[int, Result]:
+    """The results of what bounds of all input boxes together prove: none where these are few."""
+    if len(properties) < MANY or settings.method != "auto" or settings.slack:
+        return {}
+    began = time.monotonic()
+    screen = Screen(subject, properties, settings.torch_device())
+    margins = screen.whole(deadline)
+    if not settings.proof:  # what halves prove leaves no proof behind
+        margins = screen.halved(margins, deadline)
+    seconds = time.monotonic() - began
+    proved = (margins > screen.allowance).nonzero().squeeze(1).tolist()
+    about = f"{len(proved)} of {len(properties)} input boxes, together"
+    report = StageReport(SCREEN, seconds, float(margins[proved].min()) if proved else None, about)
+    return {
+        k: Result(
+            verdict=Verdict.VERIFIED,
+            about=properties[k].about,
+            stage=SCREEN,
+            seconds=seconds,
+            proved=float(margins[k]),
+            found=math.inf,
+            stages=(report,) if k == proved[0] else (),
+            proof=screen.proof(k) if settings.proof else None,
+        )
+        for k in proved
+    }
 
 
 def _case(
@@ -138,5 +173,9 @@ def _stages(found: dict[int, Result]) -> tuple[StageReport, ...]:
     if len(found) == 1:
         [only] = found.values()
         return only.stages
-    named = ((f"box {k + 1}: {stage.name}", stage) for k in sorted(found) for stage in found[k].stages)
+    named = [
+        (f"box {k + 1}: {stage.name}" if "together" not in stage.remark else stage.name, stage)
+        for k in sorted(found)
+        for stage in found[k].stages
+    ]
     return tuple(replace(stage, name=name) for name, stage in named)

@@ -16,7 +16,7 @@ from verifier.errors import SolverError, SpecificationError
 from verifier.strategy import STAGES, Question, Settings, Stage
 
 HUNT_SHARE = 0.1
-PATIENCE, PROGRESS = 8, 0.1  # a hunt goes on while that many rounds take this share off the least margin
+PATIENCE, PROGRESS = 2, 0.1  # a hunt goes on while that many rounds take this share off the least margin
 
 
 def hunt(question: Question) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,6 +71,30 @@ class Workplace:
         return Answering(problem, settings, self.run.method, evidence)
 
 
+@dataclass
+class Pace:
+    """How fast this process is: seconds that passed while it worked, on the wall and of the processor."""
+
+    wall: float = 0.0
+    processor: float = 0.0
+
+    @property
+    def slowness(self) -> float:
+        """Seconds that pass for one of the processor's: more than one where other processes take their share."""
+        return max(1.0, self.wall / self.processor) if self.processor > 0 else 1.0
+
+    def kept(self, parts: Iterator[list[Record]]) -> Iterator[list[Record]]:
+        """The same parts; the time that they take counts."""
+        while True:
+            began, used = time.monotonic(), time.process_time()
+            part = next(parts, None)
+            self.wall += time.monotonic() - began
+            self.processor += time.process_time() - used
+            if part is None:
+                return
+            yield part
+
+
 @dataclass(frozen=True)
 class Answering:
     """Answers tasks about one problem."""
@@ -79,15 +103,23 @@ class Answering:
     settings: Settings
     method: str
     evidence: Evidence | None = None
+    pace: Pace = field(default_factory=Pace)
 
     def __call__(self, task: Task) -> Iterator[list[Record]]:
-        from verifier.batch.cascade import cascade
-        from verifier.batch.certify import Pass
+        return self.pace.kept(self._answers(task))
+
+    def _answers(self, task: Task) -> Iterator[list[Record]]:
+        from verifier.batch.cascade import DEARER, METHODS, STAGES, cascade
+        from verifier.batch.certify import SHORT, Pass
         from verifier.batch.remainder import search
 
-        settings, evidence = replace(self.settings, timeout=task.seconds), self.evidence
-        if task.kind is Pass.BOUNDS:
+        limit = min(SHORT * self.pace.slowness, task.seconds) if task.kind is Pass.SHORT else task.seconds
+        settings, evidence = replace(self.settings, timeout=limit), self.evidence
+        if task.kind in (Pass.BOUNDS, Pass.REST):
             stages = None if evidence is None else evidence.stages(self.method)
+            stages = stages or {name: STAGES[name] for name in METHODS[self.method]}
+            if self.method == "auto":
+                stages = {name: s for name, s in stages.items() if (name in DEARER) == (task.kind is Pass.REST)}
             parts = cascade(self.problem, task.cases, self.method, time.monotonic() + task.seconds, stages)
             return parts if evidence is None else (evidence.of_bounds(part) for part in parts)
         if evidence is not None:

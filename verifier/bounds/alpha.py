@@ -86,7 +86,7 @@ class Alpha:
             z = nodes[node.inputs[0]]
             first = node.op.initial(unsqueezed(Interval(z.lower.detach(), z.upper.detach())), "adaptive")
             for start in starts:
-                if index < start:
+                if index <= start:
                     rows = spec if start > graph.output else 1
                     repeat = (1, 1, rows, *(1 for _ in node.shape))
                     slopes[start, index] = first.repeat(repeat).requires_grad_()
@@ -137,9 +137,9 @@ class Ascent:
 
 
 def _relaxations(graph: Graph, start: int, nodes: Mapping[int, Interval], slopes: Slopes) -> dict[int, Relaxation]:
-    """The lines of every activation below `start`, by its parameters for that start."""
+    """The lines of every activation up to `start`, by its parameters for that start."""
     lines = {}
-    for index, node in enumerate(graph.nodes[:start]):
+    for index, node in enumerate(graph.nodes[: start + 1]):
         if isinstance(node.op, Activation):
             lines[index] = node.op.relax(unsqueezed(nodes[node.inputs[0]]), slopes[start, index])
     return lines

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -9,12 +11,12 @@ import torch
 from torch import Tensor
 
 from verifier.bounds.backward import concretise, pull_back, start_rows, with_negatives
-from verifier.bounds.interval import Refine, is_exact, margins, output_form, propagate, read_by_activations
+from verifier.bounds.interval import Refine, intersected, is_exact, margins, output_form, propagate, read_by_activations
 from verifier.graph import Graph
 from verifier.ops.base import Activation, Relaxation
 from verifier.types import Bounds, Box, Interval
 
-DEFAULT_MEMORY = 1 << 30
+DEFAULT_MEMORY = 1 << 27
 
 Relax = Callable[[int, Mapping[int, Interval]], dict[int, Relaxation]]
 RowBounds = Callable[[int, Tensor, Mapping[int, Interval]], tuple[Tensor, Tensor]]
@@ -26,7 +28,7 @@ def fixed_slopes(graph: Graph, rule: str) -> Relax:
     cache: dict[int, Relaxation] = {}
 
     def relax(start: int, nodes: Mapping[int, Interval]) -> dict[int, Relaxation]:
-        for index, node in enumerate(graph.nodes[:start]):
+        for index, node in enumerate(graph.nodes[: start + 1]):  # what an activation reads may be one
             if isinstance(node.op, Activation) and index not in cache:
                 z = unsqueezed(nodes[node.inputs[0]])
                 cache[index] = node.op.relax(z, node.op.initial(z, rule))
@@ -52,24 +54,41 @@ def unstable_rows(z: Interval, readers: list[Activation]) -> tuple[Tensor, Tenso
     return index, mask.gather(1, index)
 
 
-def refiner(graph: Graph, box: Box, bound_rows: RowBounds, memory: int) -> Refine:
+def refiner(
+    graph: Graph,
+    box: Box,
+    bound_rows: RowBounds,
+    memory: int,
+    known: Mapping[int, Interval] | None = None,
+    deadline: float = math.inf,
+) -> Refine:
     """A `refine` for `propagate` that intersects intervals with backward bounds of the unstable neurons.
 
-    memory: bytes that the coefficients of a call may take, of one for every row; rows are bounded in chunks.
+    memory: bytes that the coefficients of a call may take, of one for every row; rows are bounded in chunks. known:
+    bounds of nodes to begin with. deadline: a time.monotonic(), after which no more rows are bounded.
     """
     exact, readers = is_exact(graph, box), read_by_activations(graph)
 
     def refine(node: int, z: Interval, nodes: dict[int, Interval]) -> Interval:
         if exact[node]:
             return z
+        if known is not None and node in known:
+            z = intersected(z, known[node])
         index, counts = unstable_rows(z, readers[node])
         if not index.shape[1]:
             return z
         widest = max(n.size for n in graph.nodes[: node + 1])
         chunk = max(1, memory // (4 * z.lower.element_size() * widest * box.batch))
-        parts = [bound_rows(node, rows, nodes) for rows in index.split(chunk, 1)]
+        parts = []
+        for rows in index.split(chunk, 1):
+            if time.monotonic() > deadline:
+                break
+            parts.append(bound_rows(node, rows, nodes))
+        if not parts:
+            return z
         lower, upper = (torch.cat(side, 1) for side in zip(*parts, strict=True))
-        return tightened(z, index, counts, lower, upper)
+        done = lower.shape[1]
+        return tightened(z, index[:, :done], counts[:, :done], lower, upper)
 
     return refine
 
@@ -104,11 +123,14 @@ class Crown:
     """Backward linear bounds of every unstable neuron, layer by layer, then of C . output; never below the intervals.
 
     slopes: "adaptive" (least area), or "parallel" for the dual bound of Wong and Kolter (2018).
-    memory: bytes that the coefficients of one call may take; rows are computed in chunks.
+    memory: bytes that the coefficients of one call may take; rows are computed in chunks. known: valid bounds of nodes,
+    from which it sets out. deadline: a time.monotonic(); the neurons that are not bounded by then keep what they have.
     """
 
     slopes: str = "adaptive"
     memory: int = DEFAULT_MEMORY
+    known: Mapping[int, Interval] | None = None
+    deadline: float = math.inf
 
     def __call__(self, graph: Graph, box: Box, C: Tensor) -> Bounds:
         """Bounds of C . output, C (batch or 1, spec, outputs), over the input set `box`."""
@@ -118,7 +140,9 @@ class Crown:
     def lower(self, graph: Graph, box: Box, C: Tensor) -> tuple[Tensor, dict[int, Interval]]:
         """Lower bounds (batch, spec) of C . output alone, at half the cost of both, and of what activations read."""
         relax = fixed_slopes(graph, self.slopes)
-        values, nodes = propagate(graph, box, refiner(graph, box, self._bound_rows(graph, box, relax), self.memory))
+        bound_rows = self._bound_rows(graph, box, relax)
+        refine = refiner(graph, box, bound_rows, self.memory, self.known, self.deadline)
+        values, nodes = propagate(graph, box, refine)
         A = output_form(graph, C, box.batch)
         form, constant = pull_back(graph, {graph.output: A}, A.new_zeros(A.shape[:2]), relax(graph.output + 1, nodes))
         return torch.maximum(concretise(form, constant, box, {}), margins(graph, box, C, values)), nodes

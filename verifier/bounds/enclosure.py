@@ -6,10 +6,12 @@ u = 2^-53 (Higham 2002, section 3.1).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
-from verifier.bounds.interval import propagate
+from verifier.bounds.interval import intersected, propagate
 from verifier.graph import Graph
 from verifier.ops.base import Activation, Affine, PiecewiseLinear
 from verifier.types import Box, Interval
@@ -40,14 +42,18 @@ def enclose(graph: Graph, box: Box, C: Tensor, d: Tensor) -> Interval:
     return _widened(rows, spread, _gamma(C.shape[1] + 2) * reach)
 
 
-def forward_error(graph: Graph, box: Box, C: Tensor, d: Tensor) -> float:
-    """The most that rounding may change in a float64 evaluation of `C . output + d` anywhere in any of the boxes."""
-    return float(forward_errors(graph, box, C, d).max())
+def forward_error(graph: Graph, box: Box, C: Tensor, d: Tensor, known: Mapping[int, Interval] | None = None) -> float:
+    """The most that rounding may change in a float64 evaluation of `C . output + d` anywhere in any of the boxes.
+
+    known: bounds of nodes that activations read, in place of intervals alone, which can be too wide to tell anything.
+    """
+    return float(forward_errors(graph, box, C, d, known).max())
 
 
-def forward_errors(graph: Graph, box: Box, C: Tensor, d: Tensor) -> Tensor:
+def forward_errors(graph: Graph, box: Box, C: Tensor, d: Tensor, known: Mapping[int, Interval] | None = None) -> Tensor:
     """The same for every box and every row of C (rows, outputs) and d (rows,): (batch, rows)."""
-    values, _ = propagate(graph, box)
+    refine = None if known is None else lambda node, z, _: intersected(z, known[node])
+    values, _ = propagate(graph, box, refine)
     errors = [torch.zeros_like(box.lower)]
     for node in graph.nodes[1:]:
         read = [errors[i] for i in node.inputs]
@@ -56,8 +62,9 @@ def forward_errors(graph: Graph, box: Box, C: Tensor, d: Tensor) -> Tensor:
             gamma = _gamma(_terms(node.op, sizes))
             errors.append(node.op.magnitude(*read) + gamma * (node.op.magnitude(*sizes) + node.at_zero.abs()))
         else:
-            steepest = max(map(abs, node.op.slopes)) if isinstance(node.op, PiecewiseLinear) else 1.0
-            errors.append(steepest * read[0] + 8 * UNIT * _size(values[len(errors)]))
+            assert isinstance(node.op, Activation)
+            steepest = node.op.steepest(values[node.inputs[0]])
+            errors.append(steepest * read[0] + 8 * UNIT * (_size(values[len(errors)]) + node.op.grain))
     last = errors[-1].flatten(1) + _gamma(C.shape[1] + 2) * _size(values[-1]).flatten(1)
     return last @ C.abs().T + UNIT * d.abs()
 
@@ -84,7 +91,9 @@ def _activation(op: Activation, z: Interval) -> Interval:
     y = op.interval(z)
     if exact:
         return y
-    slack = [8 * UNIT * side.abs() + UNDERFLOW for side in (y.lower, y.upper)]  # library functions err by a few units
+    slack = [
+        8 * UNIT * (side.abs() + op.grain) + UNDERFLOW for side in (y.lower, y.upper)
+    ]  # library functions err by a few units
     return Interval(y.lower - slack[0], y.upper + slack[1])
 
 

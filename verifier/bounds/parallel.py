@@ -31,7 +31,7 @@ class Parallel(Crown):
         lines: dict[int, Relaxation] = {}
 
         def bound_rows(node: int, rows: Tensor, nodes: Mapping[int, Interval]) -> tuple[Tensor, Tensor]:
-            for place, other in enumerate(graph.nodes[:node]):
+            for place, other in enumerate(graph.nodes[: node + 1]):
                 if isinstance(other.op, PiecewiseLinear) and place not in lines:
                     lines[place] = parallel_lines(other.op, unsqueezed(nodes[other.inputs[0]]))
             return both_sides(graph, box, node, rows, lines)

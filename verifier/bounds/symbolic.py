@@ -7,6 +7,8 @@ pays when few inputs vary and few neurons are unstable, as deep in a search that
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -18,6 +20,12 @@ from verifier.bounds.interval import read_by_activations
 from verifier.graph import Graph
 from verifier.ops.base import Activation, Affine, PiecewiseLinear, Relaxation
 from verifier.types import Interval
+
+STILL = 2.0**-40
+"""An input that varies by less than this, relative to its size, is fixed at a decimal number that no float equals."""
+
+COPIES = 4
+"""How often the forms of a node are held at a time."""
 
 
 @dataclass(frozen=True)
@@ -36,29 +44,90 @@ class SymbolicBounds:
     error: Tensor
 
 
-def symbolic_bounds(graph: Graph, start: Tensor, known: Mapping[int, Interval], C: Tensor, d: Tensor) -> SymbolicBounds:
+def moving(box: Interval) -> Tensor:
+    """The flat positions of the inputs that vary in any box by more than the rounding of a decimal number."""
+    size = torch.maximum(box.lower.abs(), box.upper.abs())
+    return (box.upper - box.lower > STILL * size).any(0).flatten().nonzero().squeeze(1)
+
+
+def input_form(box: Interval, varying: Tensor) -> Form:
+    """The inputs over each box as forms over those at the flat positions `varying` (k,); what others vary is error."""
+    center, radius = box.center.flatten(1), box.radius.flatten(1)
+    radius = radius + torch.finfo(radius.dtype).eps * (center.abs() + radius)  # the middle is rounded, too
+    terms = center.new_zeros(len(center), 1 + len(varying), center.shape[1])
+    terms[:, 0] = center
+    terms[:, torch.arange(1, 1 + len(varying), device=varying.device), varying] = radius[:, varying]
+    error = radius.clone()
+    error[:, varying] = 0
+    shape = box.lower.shape
+    return Form(terms.view(shape[0], -1, *shape[1:]), error.view(shape))
+
+
+def forward_bounds(
+    graph: Graph, box: Interval, known: Mapping[int, Interval], C: Tensor, memory: int, deadline: float = math.inf
+) -> tuple[Tensor, dict[int, Interval]]:
+    """Lower bounds (batch, rows) of C . output, C (batch, rows, outputs), and bounds of what activations read.
+
+    They take the time of a forward pass for every input that varies and every unstable neuron. memory: bytes that the
+    forms of a node may take. Where they would take more, or at the time.monotonic() `deadline`, the rows' bounds are
+    -inf and the rest is as `known`.
+    """
+    start = input_form(box, moving(box))
+    try:
+        found = symbolic_bounds(graph, start, known, C, C.new_zeros(C.shape[:2]), memory, deadline)
+    except _GivenUpError as early:
+        return C.new_full(C.shape[:2], -math.inf), {**known, **early.nodes}
+    return found.lower, found.nodes
+
+
+class _GivenUpError(Exception):
+    """Forms would take more memory or time than is allowed. nodes: the bounds found before."""
+
+    def __init__(self, nodes: dict[int, Interval]) -> None:
+        super().__init__()
+        self.nodes = nodes
+
+
+def symbolic_bounds(
+    graph: Graph,
+    start: Form,
+    known: Mapping[int, Interval],
+    C: Tensor,
+    d: Tensor,
+    memory: float = math.inf,
+    deadline: float = math.inf,
+) -> SymbolicBounds:
     """Bounds of the rows C . output + d, C (batch, rows, outputs), d (batch, rows), over boxes of inputs.
 
-    start: (batch, 1 + k, *input_shape), the middle of each box and how its inputs depend on every t. known: valid
-    bounds of every node that activations read; the neurons that are unstable under them are bounded anew. The error of
-    every rounded operation is bounded (Higham 2002, section 3.1) and paid for.
+    start: the inputs, terms (batch, 1 + k, *input_shape): the middle of each box and how its inputs depend on every t.
+    known: valid bounds of every node that activations read; the neurons that are unstable under them are bounded anew.
+    memory, deadline: see `forward_bounds`. The error of every rounded operation is bounded (Higham 2002, section 3.1)
+    and paid for.
     """
-    forms, readers = Forms.of(start), read_by_activations(graph)
+    forms, readers = Forms.of(start.terms), read_by_activations(graph)
     nodes: dict[int, Interval] = {}
     reach: dict[int, Tensor] = {}
-    values = [Form(start, torch.finfo(start.dtype).eps * start[:, 0].abs())]
+    nothing = start.error.new_zeros(0)
+    last = {i: index for index, node in enumerate(graph.nodes) for i in node.inputs}
+    values = [Form(start.terms, start.error + torch.finfo(start.terms.dtype).eps * start.terms[:, 0].abs())]
     for index, node in enumerate(graph.nodes):
         if index:
             read = [values[i] for i in node.inputs]
+            size = COPIES * max(form.terms[0].numel() for form in read) * start.terms.element_size()
+            if size > memory or time.monotonic() > deadline:
+                raise _GivenUpError(nodes)
             if isinstance(node.op, Affine):
                 values.append(forms.mapped(node.op, node.at_zero if node.has_constant else None, read))
             else:
                 assert isinstance(node.op, Activation)
                 source = node.inputs[0]
                 values.append(forms.activated(node.op, read[0], nodes[source], reach[source]))
+            for i in node.inputs:
+                if last[i] == index:  # nothing reads it any more
+                    values[i] = Form(nothing, nothing)
         if index in readers:
             nodes[index], reach[index] = forms.tightened(values[index], known[index], readers[index])
-    out = Form(values[-1].terms.flatten(2), values[-1].error.flatten(1))
+    out = Form(_flat(values[-1].terms), values[-1].error.reshape(len(start.error), -1))
     rows = out.terms @ C.transpose(1, 2)
     rows[:, 0] += d
     lost = out.error + _gamma(C.shape[2], C.dtype) * forms.size(out.terms)
@@ -113,7 +182,7 @@ class Forms:
 
     def size(self, form: Tensor) -> Tensor:
         """The sum (batch, *shape) of the magnitudes of all terms of forms (batch, terms, *shape)."""
-        flat = form.flatten(2).abs()
+        flat = _flat(form).abs()
         return torch.bmm(self.scale[:, : form.shape[1]].unsqueeze(1), flat).view(len(form), *form.shape[2:])
 
     def lost(self, count: int) -> Tensor:
@@ -244,6 +313,11 @@ def _replaced(form: Tensor, group: Symbols) -> tuple[Tensor, Tensor, Tensor]:
         if offset is not None:
             form[:, 0] += (side * offset).sum(1)
     return form, weight, onto
+
+
+def _flat(form: Tensor) -> Tensor:
+    """Forms of a node in one axis, which nodes of shape () lack."""
+    return form.reshape(*form.shape[:2], -1)
 
 
 def _least(linear: Tensor) -> Tensor:

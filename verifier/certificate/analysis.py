@@ -19,19 +19,19 @@ from typing import Any
 import numpy as np
 
 if __package__:
-    from verifier.certificate.arithmetic import MORE, TINY, Prepared
+    from verifier.certificate.arithmetic import MORE, TINY
     from verifier.certificate.nodes import Array, Node, need
     from verifier.certificate.parts import Parts
     from verifier.certificate.pulling import LARGE32, SMALL32, UNIT32, Domains
     from verifier.certificate.refining import PARALLEL
-    from verifier.certificate.relaxation import Sides, default_slopes, relaxed
+    from verifier.certificate.relaxation import Sides, default_slopes
 else:  # run as a file, with the others beside it
-    from arithmetic import MORE, TINY, Prepared  # type: ignore
+    from arithmetic import MORE, TINY  # type: ignore
     from nodes import Array, Node, need  # type: ignore
     from parts import Parts  # type: ignore
     from pulling import LARGE32, SMALL32, UNIT32, Domains  # type: ignore
     from refining import PARALLEL  # type: ignore
-    from relaxation import Sides, default_slopes, relaxed  # type: ignore
+    from relaxation import Sides, default_slopes  # type: ignore
 
 
 class Analysis(Parts):
@@ -85,15 +85,11 @@ class Analysis(Parts):
         values = [node.values(z, self.single) for z in ends]
         return np.minimum.reduce([low for low, _ in values]), np.maximum.reduce([high for _, high in values])
 
-    def lines(self, j: int, l: Array, u: Array, slopes: Array, constants: dict[int, Sides]) -> Prepared:
-        """What a pull pays at activation j."""
-        node, paid = self.network.nodes[j], self.fused(j, constants)
-        return relaxed(self.arithmetic, node, l, u, slopes, paid, self.single)
-
     def adopted(self, base: Domains) -> Domains:
         """The same bounds, from another arithmetic, for this one."""
         d = self.begun(base.box)
         d.lower, d.upper, d.z, d.constants, d.slack = base.lower, base.upper, base.z, base.constants, base.slack
+        d.empty = base.empty
         for j, node in enumerate(self.network.nodes[2:], start=2):
             if node.op == "affine":
                 d.prepared[j] = self.arithmetic.plain(*d.constants[j], d.reach(j))

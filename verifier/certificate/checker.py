@@ -87,7 +87,7 @@ class Checker:
         kinds = [self.hints[f"kind.{k}"] for k in range(len(self.cases))]
         count = sum(int((kind == LEAF).sum()) for kind in kinds)
         hidden = 2 * sum(network.nodes[j].size for j in network.activations)
-        lemmas = sum(len(array) for name, array in self.hints.items() if name.startswith("kind.a"))
+        lemmas = sum(array.size for name, array in self.hints.items() if name.startswith(("kind.a", "code.s")))
         again = sum(len(kind) for kind, yes in zip(kinds, anew, strict=True) if yes)
         work = network.total * (hidden + lemmas + count + hidden * again)
         exact = arithmetic == "exact" or (arithmetic == "auto" and work < EXACT_WORK)
@@ -108,8 +108,13 @@ class Checker:
         return Accepted(kind, count, float(min(margins)), name)
 
     def split(self, k: int, base: Domains, analysis: Analysis, second: Analysis | None, chosen: set[int]) -> Fraction:
-        """Check a tree whose leaves take over the bounds of the whole region; returns their least margin."""
-        output, code, least = self.network.output, self.hints[f"code.{k}"], Fraction(1 << 200)
+        """Check a tree whose leaves take over the bounds of the whole region; returns their least margin.
+
+        Where these hold for unsafe inputs alone, all that is known is a margin above zero.
+        """
+        output, code, whole = self.network.output, self.hints[f"code.{k}"], base
+        base = analysis.shaved(k, whole, self.combined)
+        least = Fraction(1 << 200 if base is whole else 0)
         last, own = -1, second.adopted(base) if second else base
         for batch in batches(leaves(self.hints, str(k)), at_once(self.network.total)):
             last = batch[-1].tree

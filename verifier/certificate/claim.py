@@ -14,7 +14,7 @@ from verifier.certificate.nodes import SMOOTH, Refused
 from verifier.certificate.properties import Case
 from verifier.certificate.writer import Subject
 from verifier.errors import CertificateError
-from verifier.proof import Proof, Tree, preorder, reweighted
+from verifier.proof import End, Proof, Tree, preorder, reweighted
 from verifier.spec.property import HalfSpaces, Property
 
 NEAR = 1e-9  # relative; a file's decimals and the float64 numbers that a search reads of them
@@ -73,16 +73,16 @@ def by_region(subject: Subject, proved: Sequence[tuple[Property, Proof]]) -> lis
     """
     found: list[Proof] = []
     for case, (b, _) in zip(subject.cases, subject.places, strict=True):
-        proof, tree, anew = _of_case(case, proved)
+        proof, tree, ends, anew = _of_case(case, proved)
         if b == len(found):
-            found.append(replace(proof, trees=[], recompute=[]))
+            found.append(replace(proof, trees=[], recompute=[], ends=[]))
         own = found[b]
-        found[b] = replace(own, trees=[*own.trees, tree], recompute=[*own.recompute, anew])
+        found[b] = replace(own, trees=[*own.trees, tree], recompute=[*own.recompute, anew], ends=[*own.ends, ends])
     return found
 
 
-def _of_case(case: Case, proved: Sequence[tuple[Property, Proof]]) -> tuple[Proof, Tree, bool]:
-    """The proof of a case, its tree with weights of the case's own rows, and whether that recomputes bounds."""
+def _of_case(case: Case, proved: Sequence[tuple[Property, Proof]]) -> tuple[Proof, Tree, Sequence[End], bool]:
+    """The proof of a case, its tree and ends with weights of the case's rows, and whether that recomputes bounds."""
     box = (case.lower, case.upper)
     for prop, proof in proved:
         if (list(prop.region.lower.flat), list(prop.region.upper.flat)) != box:
@@ -91,9 +91,12 @@ def _of_case(case: Case, proved: Sequence[tuple[Property, Proof]]) -> tuple[Proo
             turn = _rows_of(case, unsafe)
             if turn is not None:
                 again, tree = bool(proof.recompute and proof.recompute[k]), proof.trees[k]
+                ends = proof.ends[k] if proof.ends else ()
                 if turn.size > 1:
-                    tree = reweighted(tree, lambda w, turn=turn: (np.asarray(w) @ turn).tolist())  # type: ignore[misc]
-                return proof, tree, again
+                    tree = reweighted(tree, turn)
+                    leaves = [replace(e.leaf, weights=(np.asarray(e.leaf.weights) @ turn).tolist()) for e in ends]
+                    ends = [replace(end, leaf=leaf) for end, leaf in zip(ends, leaves, strict=True)]
+                return proof, tree, ends, again
     raise CertificateError("the property's file states a case that was not proved")
 
 

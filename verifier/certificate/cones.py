@@ -1,7 +1,7 @@
 """What a window of a convolution sees of a network, as a small dense network of its own.
 
 One part of the stand-alone checker; like `checker.py` it needs only numpy and onnx. Pulling a neuron back through a
-convolution touches the few values that it depends on; windows that see equal weights are treated together.
+convolution touches the few values that it depends on; windows that see the same ops are treated together.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,21 +21,29 @@ else:  # run as a file, with the others beside it
     from reading import Network  # type: ignore
 
 GAIN, LARGEST = 4, 1 << 18  # how much cheaper a cone must be than the network, and how many weights it may have
-KINDS = 64  # of cones, for more of which few places share one
+MOVING = 16  # how many products of a dense layer take as long as moving one number about
+KINDS, FEW = 64, 4  # of cones, at most; how many places must share one, on average, for weights of its own
+Restriction = tuple[dict[int, Node], dict[int, Array]]  # nodes at one place, and their positions
 
 
 @dataclass(frozen=True, eq=False)
 class Cone:
-    """Nodes restricted to what the values of one of them depend on, at several places where the weights are equal.
+    """Nodes restricted to what the values of one of them depend on, at several places where the ops are the same.
 
-    nodes: as those of the network; of those that are not needed, the zeroes. columns: by node, the positions (places,
-    size) that its restriction stands for. alone: as of the network. shared: those that several nodes read.
+    nodes: as those of the network; of those that are not needed, the zeroes. Weights that are not the same everywhere
+    are (places, K, N). columns: by node, the positions (places, size) that its restriction stands for. alone: as of the
+    network. shared: those that several nodes read.
     """
 
     nodes: list[Node]
     columns: dict[int, Array]
     alone: dict[int, int]
     shared: set[int]
+
+    def at(self, places: Array) -> Cone:
+        """For regions (m,), each at one of the places."""
+        nodes = [replace(n, chosen=places) if n.weights and len(n.weights[0].array) > 1 else n for n in self.nodes]
+        return replace(self, nodes=nodes)
 
 
 def cones(network: Network, j: int) -> list[Cone] | None:
@@ -47,22 +55,37 @@ def cones(network: Network, j: int) -> list[Cone] | None:
 
 
 def _cones(network: Network, j: int) -> list[Cone] | None:
-    kinds: dict[tuple[bytes, ...], tuple[list[Node], list[dict[int, Array]]]] = {}
-    whole = sum(math.prod(node.shape) for node in network.nodes[:j])
+    alike: dict[tuple[bytes, ...], list[Restriction]] = {}
+    whole = sum(math.prod(node.shape) + MOVING * reads_of(node) for node in network.nodes[:j])
     for window in windows(network, j):
         columns = needed(network, j, window)
         if columns is None or GAIN * cost(network, columns) > min(whole, GAIN * LARGEST):
             return None
         nodes = restricted(network, columns)
         key = tuple(part for node in nodes.values() for part in signature(node))
-        every = [nodes.get(i, network.nodes[0]) for i in range(j + 1)]
-        kinds.setdefault(key, (every, []))[1].append(columns)
-        if len(kinds) > KINDS:
-            return None
-    return [
-        Cone(nodes, {i: np.stack([columns[i] for columns in places]) for i in places[0]}, network.alone, shared(nodes))
-        for nodes, places in kinds.values()
-    ]
+        alike.setdefault(key, []).append((nodes, columns))
+    kinds = [kind for places in alike.values() for kind in of_equal_weights(places)]
+    return [joined(network, j, places) for places in kinds] if len(kinds) <= KINDS else None
+
+
+def of_equal_weights(places: list[Restriction]) -> list[list[Restriction]]:
+    """Restrictions with the same ops by their weights, unless few have the same."""
+    kinds: dict[tuple[bytes, ...], list[Restriction]] = {}
+    for nodes, columns in places:
+        key = tuple(weight.array.tobytes() for node in nodes.values() for weight in node.weights)
+        kinds.setdefault(key, []).append((nodes, columns))
+    return list(kinds.values()) if FEW * len(kinds) <= min(len(places), KINDS) else [places]
+
+
+def joined(network: Network, j: int, places: list[Restriction]) -> Cone:
+    """One cone of activation j for several places: the nodes that each sees, and their positions."""
+    for i, node in places[0][0].items():
+        if node.op == "affine":
+            stacked = np.concatenate([nodes[i].weights[0].array for nodes, _ in places])
+            node.weights = [Weight(stacked if (stacked != stacked[:1]).any() else stacked[:1])]
+    nodes = [places[0][0].get(i, network.nodes[0]) for i in range(j + 1)]
+    columns = {i: np.stack([columns[i] for _, columns in places]) for i in places[0][1]}
+    return Cone(nodes, columns, network.alone, shared(nodes))
 
 
 def shared(nodes: list[Node]) -> set[int]:
@@ -72,7 +95,10 @@ def shared(nodes: list[Node]) -> set[int]:
 
 
 def windows(network: Network, j: int) -> Iterator[Array]:
-    """Positions of activation j by what their values are made from: one window, or places of elementwise ops on it."""
+    """Positions of activation j by what their values are made from: one window, or places of elementwise ops on it.
+
+    What a dense layer computes has no windows: such values are taken one by one.
+    """
     size = network.nodes[j].size
     node, at = j, np.arange(size)
     while network.nodes[node].op != "affine" or network.nodes[node].shape[3] == 1:
@@ -85,7 +111,8 @@ def windows(network: Network, j: int) -> Iterator[Array]:
         node, at = sources[which[0]], first - (ends[which[0]] - network.nodes[sources[which[0]]].size)
         if node < 2:
             break
-    window = at // network.nodes[node].shape[3]
+    dense = network.nodes[node].shape[:2] == (1, 1)
+    window = at if dense else at // network.nodes[node].shape[3]
     order = np.argsort(window, kind="stable")
     yield from np.split(order, np.nonzero(np.diff(window[order]))[0] + 1)
 
@@ -123,6 +150,11 @@ def needed(network: Network, j: int, window: Array) -> dict[int, Array] | None:
     return columns
 
 
+def reads_of(node: Node) -> int:
+    """How many numbers a node moves about."""
+    return 0 if node.index is None else node.index.size
+
+
 def distinct(positions: list[Array]) -> Array:
     """The positions that nodes read, in the order of the only one, so that it need not move them about."""
     return positions[0] if len(positions) == 1 else np.unique(np.concatenate(positions))
@@ -149,7 +181,7 @@ def restricted(network: Network, columns: dict[int, Array]) -> dict[int, Node]:
         sources = [source for source in node.sources if source in columns]
         begins = np.cumsum([0, *(network.nodes[source].size for source in node.sources)])
         offsets = [begins[node.sources.index(source)] + columns[source] for source in sources]
-        seen, read = np.concatenate(offsets), reads(node, own)
+        seen, read = np.concatenate((np.zeros(0, np.int64), *offsets)), reads(node, own)
         order = np.argsort(seen)
         place = np.append(order, 0)[np.searchsorted(seen, read, sorter=order)]
         made[i] = small = Node(node.op, len(own), sources, len(seen))
@@ -174,7 +206,6 @@ def dense(node: Node, own: Array, place: Array, seen: Array, read: Array) -> Arr
 
 
 def signature(node: Node) -> Iterator[bytes]:
-    """What tells a restricted node from another one."""
+    """What tells a restricted node from another one, but for weights."""
     yield repr((node.op, node.sources, node.size, node.width)).encode()
-    for array in (node.index, *(weight.array for weight in node.weights)):
-        yield b"" if array is None else array.tobytes()
+    yield b"" if node.index is None else node.index.tobytes()

@@ -11,6 +11,7 @@ import numpy as np
 
 from verifier import proof
 from verifier.certificate.checker import Accepted, Checker
+from verifier.certificate.format import compressed
 from verifier.certificate.nodes import Refused
 from verifier.certificate.trees import INPUT, LEAF, Tree, unpack
 from verifier.certificate.writer import Subject, written
@@ -66,13 +67,13 @@ def checked(
     fine: slopes are stated in two bytes. The check is in rounded arithmetic, without a sample of leaves in exact
     arithmetic. Raises Refused.
     """
-    content = written(subject, proved, semantics, fine)
+    content = written(subject, proved, semantics, fine, level=0)
     mender = Mender(unpack(content), subject.network, subject.cases, deadline, splits)
     with np.errstate(all="ignore"):
         accepted = mender.check("rounded", sample=0)
     if mender.trees:  # what was checked is the tree as it is now
-        content = written(subject, _mended(subject, proved, mender.trees), semantics, fine)
-    return content, accepted
+        content = written(subject, _mended(subject, proved, mender.trees), semantics, fine, level=0)
+    return compressed(content), accepted
 
 
 def _mended(subject: Subject, proved: Sequence[proof.Proof], new: Mapping[int, Tree]) -> list[proof.Proof]:

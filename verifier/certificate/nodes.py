@@ -39,6 +39,7 @@ class Node:
     "affine": y[g, p, n] = sum_k weight[g, k, n] x[index[g, p, k]] + bias, true weights lying within `deviation`; in
     float32 a rounded sum of `terms` products (0: exact). Other ops are activations of x[index] with `parameters`.
     copies: of a ReLU's values made from others', the numbers of what it reads, and of what is read in its place.
+    chosen: by region, which of the weights of a dense layer are its own; None where all regions share them.
     """
 
     op: str
@@ -56,6 +57,7 @@ class Node:
     breaks: tuple[float, ...] = ()
     slopes: tuple[float, float] = (0.0, 1.0)  # the least and the greatest
     copies: tuple[Array, Array] | None = None
+    chosen: Array | None = None
 
     @functools.cached_property
     def magnitude(self) -> Array:
@@ -151,11 +153,14 @@ class Node:
     def backward(self, A: Array, weight: Array) -> Array:
         """Its transpose, from (rows, size) to (rows, width)."""
         G, P, K, N = self.shape
+        if self.chosen is not None:
+            rows = A.reshape(len(self.chosen), -1, N)
+            return np.matmul(rows, weight[self.chosen].transpose(0, 2, 1)).reshape(len(A), -1)
         if P == N == 1 and K > 1 and self.index is not None:  # a few reads of each value
-            full = np.zeros((len(A), self.width))
-            for places, reads in self.rounds:
-                full[:, places] += A.take(reads // K, axis=1) * weight.ravel()[reads]
-            return full
+            full, columns = np.zeros((self.width, len(A))), np.ascontiguousarray(A.T)
+            for places, reads in self.rounds:  # rows last, as below
+                full[places] += columns[reads // K] * weight.ravel()[reads, None]
+            return np.ascontiguousarray(full.T)
         if P == 1 or self.index is None:
             return self.scatter(batched(A.reshape(-1, G, P, N), weight.transpose(0, 2, 1)))
         # Windows: rows last, so that what is read is added up in long runs.

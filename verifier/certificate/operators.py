@@ -84,7 +84,7 @@ def batch_normalization(net: Building, op: str, inputs: list[Any], a: Attributes
 
 
 def reduction(net: Building, op: str, inputs: list[Any], a: Attributes) -> Any:
-    """Means and sums over axes."""
+    """Means, sums and extremes over axes."""
     x, y = inputs[:2]
     given = range(2, x.ndim) if op[0] == "G" else a.get("axes", range(x.ndim)) if y is None else y.tolist()
     axes = {i % x.ndim for i in given}
@@ -92,7 +92,41 @@ def reduction(net: Building, op: str, inputs: list[Any], a: Attributes) -> Any:
     kept = [i for i in range(x.ndim) if i not in axes]
     read = x.transpose(*kept, *axes).reshape(*(x.shape[i] for i in kept), -1)
     shape = [1 if i in axes else n for i, n in enumerate(x.shape) if i in kept or a.get("keepdims", 1)]
+    if "M" in op and "Mean" not in op:
+        return extreme(net, [read[..., i] for i in range(read.shape[-1])], -1 if "Min" in op else 1).reshape(shape)
     return net.mean(read, np.ones(read.shape), op != "ReduceSum").reshape(shape)
+
+
+def extreme(net: Building, level: list[Any], sign: int) -> Any:
+    """The greatest, or least, of tensors of one shape, by a tree, neighbours first."""
+    while len(level) > 1:
+        pairs = [net.extreme(level[i], level[i + 1], sign) for i in range(0, len(level) - 1, 2)]
+        level = pairs + level[len(pairs) * 2 :]
+    return level[0]
+
+
+def hard_sigmoid(net: Building, op: str, inputs: list[Any], a: Attributes) -> Any:
+    alpha, beta = a.get("alpha", float(np.float32(0.2))), a.get("beta", 0.5)
+    return net.activation("Clip", net.scaled(inputs[0], alpha, beta, 3), 1.0, 0.0, 1.0)
+
+
+def resize(net: Building, op: str, inputs: list[Any], a: Attributes) -> Any:
+    """Nearest neighbours, maps a whole number of times as large: nothing there hangs on how a runtime rounds."""
+    x, scales = inputs[0], inputs[2 if op == "Resize" else 1]
+    way = a.get("coordinate_transformation_mode", b"half_pixel") if op == "Resize" else b"asymmetric"
+    rule = a.get("nearest_mode", b"round_prefer_floor") if op == "Resize" else b"floor"
+    plain = a.get("mode", b"nearest") == b"nearest" and way in (b"half_pixel", b"asymmetric")
+    need(plain and "axes" not in a and np.shape(scales) == (x.ndim,), f"{op} of this kind is not supported")
+    need(((scales >= 1) & (scales == np.rint(scales)) & (scales < 256)).all(), f"{op} by a broken scale")
+    need(x.size * math.prod(scales.tolist()) < MOST_VALUES, "the model is too large")
+    rounded = {b"floor": np.floor, b"ceil": np.ceil, b"round_prefer_floor": lambda c: np.ceil(c - 0.5),
+               b"round_prefer_ceil": lambda c: np.floor(c + 0.5)}  # fmt: skip
+    need(rule in rounded, f"{op} of this kind is not supported")
+    for axis, scale in enumerate(scales.tolist()):
+        i = np.arange(int(x.shape[axis] * scale))
+        at = rounded[rule](i / scale if way == b"asymmetric" else (i + 0.5) / scale - 0.5)
+        x = x.take(np.clip(at, 0, x.shape[axis] - 1).astype(np.int64), axis)
+    return x
 
 
 def gemm(net: Building, op: str, inputs: list[Any], a: Attributes) -> Any:
@@ -148,11 +182,7 @@ def pooling(net: Building, op: str, inputs: list[Any], a: Attributes) -> Any:
         return net.mean(read, inside.astype(float), True)[None]
     need(inside.any(-1).all(), "a window lies wholly in the padding")  # which else repeats the first entry
     read = np.where(inside, read, np.take_along_axis(read, inside.argmax(-1)[..., None], -1)).view(Wire)
-    level = [read[..., i] for i in range(read.shape[-1])]
-    while len(level) > 1:  # a tree over the kernel's positions, neighbours first
-        pairs = [net.extreme(level[i], level[i + 1], 1) for i in range(0, len(level) - 1, 2)]
-        level = pairs + level[len(pairs) * 2 :]
-    return level[0][None]
+    return extreme(net, [read[..., i] for i in range(read.shape[-1])], 1)[None]
 
 
 def up_to_the_end(space: Sequence[int], kernel: Sequence[int], a: Attributes) -> list[int]:
@@ -190,7 +220,10 @@ COMPUTED: dict[str, Callable[[Building, str, list[Any], Attributes], Any]] = {
     "Neg": negative,
     **dict.fromkeys(("Mul", "Div"), product),
     "BatchNormalization": batch_normalization,
-    **dict.fromkeys(("ReduceMean", "ReduceSum", "GlobalAveragePool"), reduction),
+    **dict.fromkeys(("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin"), reduction),
+    **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool"), reduction),
+    "HardSigmoid": hard_sigmoid,
+    **dict.fromkeys(("Resize", "Upsample"), resize),
     **dict.fromkeys(("AveragePool", "MaxPool"), pooling),
     "Gemm": gemm,
     "MatMul": matmul,

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Callable
 
 import numpy as np
 
 if __package__:
-    from verifier.certificate.arithmetic import Extra, Number
+    from verifier.certificate.arithmetic import Extra, Number, Prepared
     from verifier.certificate.nodes import Array, Node, need
-    from verifier.certificate.pulling import Domains
+    from verifier.certificate.pulling import Domains, Others
     from verifier.certificate.refining import Refining, at_once
     from verifier.certificate.relaxation import Sides, default_slopes, points, relaxed
     from verifier.certificate.trees import INPUT, Leaf, batches, leaves
 else:  # run as a file, with the others beside it
-    from arithmetic import Extra, Number  # type: ignore
+    from arithmetic import Extra, Number, Prepared  # type: ignore
     from nodes import Array, Node, need  # type: ignore
-    from pulling import Domains  # type: ignore
+    from pulling import Domains, Others  # type: ignore
     from refining import Refining, at_once  # type: ignore
     from relaxation import Sides, default_slopes, points, relaxed  # type: ignore
     from trees import INPUT, Leaf, batches, leaves  # type: ignore
 
+Combined = Callable[[int, Array], tuple[Array, Array]]
 Split = tuple[int, int, int, float, float]  # region, position, side, point, what is added to the multiplier
 
 
@@ -49,49 +52,118 @@ class Parts(Refining):
         np.maximum.at(l, (0, position[side == 0]), best[side == 0])
         np.minimum.at(u, (0, position[side == 1]), -best[side == 1])
 
+    def shaved(self, k: int, base: Domains, combined: Combined) -> Domains:
+        """What is known of a region where the rows of unsafe set k are all at most zero, by what is stated about it.
+
+        For weights w and a strength g, both nonnegative, L <= w . rows + g z says that z >= L / g there; with -z in the
+        place of z, upper bounds. combined: rows and constants of combinations of the set's rows.
+        """
+        if f"target.s{k}" not in self.hints:
+            return base
+        number, position, side, turns = self.hints[f"target.s{k}"]
+        weights, code, strength = (self.hints[f"{name}.s{k}"] for name in ("weights", "code", "extra"))
+        need(((strength > 0) & (strength < math.inf)).all(), "what is bounded does not count")
+        ends, known = np.full(len(number), -math.inf), base
+        for turn in np.unique(turns):
+            mine = np.nonzero(turns == turn)[0]
+            for some in np.split(mine, range(at_once(self.network.total), len(mine), at_once(self.network.total))):
+                rows, constants = combined(k, weights[some])
+                others = []
+                for i in np.unique(number[some]):
+                    node = self.network.nodes[self.network.activations[i]]
+                    also, own = np.zeros((len(some), node.size)), np.nonzero(number[some] == i)[0]
+                    also[own, position[some[own]]] = ((1 - 2 * side) * strength)[some[own]]
+                    others.append((node, also))
+                leaves_ = [Leaf(i, 0, [], []) for i in range(len(some))]
+                found, _ = self.at_leaves(self.network.output, rows[:, None], leaves_, code[some], known, None, others)
+                least = np.nextafter(self.arithmetic.down(found) + constants, -math.inf)
+                ends[some] = np.nextafter(least / strength[some], -math.inf)
+            known = self.narrowed(known, number[mine], position[mine], side[mine], ends[mine])
+        return known
+
+    def narrowed(self, base: Domains, number: Array, position: Array, side: Array, ends: Array) -> Domains:
+        """A region with lower bounds (side 0) of activations' inputs, or of their negatives; NaN bounds nothing."""
+        d = copy.copy(base)
+        d.z, d.prepared, d.empty = dict(base.z), dict(base.prepared), base.empty.copy()
+        for i in np.unique(number):
+            j = self.network.activations[i]
+            l, u = (bounds.copy() for bounds in base.z[j])
+            low, high = (number == i) & (side == 0), (number == i) & (side == 1)
+            np.fmax.at(l, (0, position[low]), ends[low])
+            np.fmin.at(u, (0, position[high]), -ends[high])
+            d.z[j], slopes = (l, u), default_slopes(self.network.nodes[j], l, u, self.single)
+            d.prepared[j] = self.lines(j, l, u, slopes, base.constants)
+            d.empty |= (l > u).any(axis=1)
+        return d
+
+    def lines(self, j: int, l: Array, u: Array, slopes: Array, constants: dict[int, Sides]) -> Prepared:
+        """What a pull pays at activation j."""
+        node, paid = self.network.nodes[j], self.fused(j, constants)
+        return relaxed(self.arithmetic, node, l, u, slopes, paid, self.single)
+
     def at_leaves(
-        self, start: Node, rows: Array, batch: list[Leaf], code: Array, base: Domains, until: int | None
+        self,
+        start: Node,
+        rows: Array,
+        batch: list[Leaf],
+        code: Array,
+        base: Domains,
+        until: int | None,
+        others: Others = (),
     ) -> tuple[Number, Array]:
         """Lower bounds of rows (leaves, 1, size) over what `start` reads, and which leaves are empty.
 
-        Leaves take over bounds of the one region that holds them. until: the node before which `start` comes.
+        Leaves take over bounds of the one region that holds them. until: the node before which `start` comes. others:
+        nodes and rows (leaves, size) over what they read, which count as well.
         """
-        lower, upper = (side.repeat(len(batch), axis=0) for side in base.box)
+        boxes: list[Split] = []
         splits: dict[int, list[Split]] = {}
         for i, leaf in enumerate(batch):
             extra = iter(leaf.extra)
             for kind, position, side, point in leaf.path:
                 if kind == INPUT:
-                    cut(lower, upper, (i, position), side, point)
+                    boxes.append((i, position, side, point, 0.0))
                 else:
                     j = self.network.activations[kind - 2]
                     splits.setdefault(j, []).append((i, position, side, point, next(extra)))
-        d = self.begun((lower, upper))
-        d.lower, d.upper = d.lower[:2] + base.lower[2:], d.upper[:2] + base.upper[2:]
-        d.slack = d.slack + base.slack
+        d = self.parted(boxes, len(batch), base)
         for j in range(2, until or len(self.network.nodes)):
             if self.network.nodes[j].op == "affine":
                 d.prepared[j] = base.prepared[j]
             else:
                 self.split(j, splits.get(j, []), code, base, d)
-        return self.least(start, rows, d, np.arange(len(batch))), d.empty
+        return self.least(start, rows, d, np.arange(len(batch)), others=others), d.empty
+
+    def parted(self, splits: list[Split], count: int, base: Domains) -> Domains:
+        """So many copies of a region, with the splits of its inputs."""
+        if not splits:
+            d = Domains(base.box, base.empty.repeat(count), base.slack, base.lower, base.upper)
+            d.prepared[1] = base.prepared[1]
+            return d
+        lower, upper = (side.repeat(count, axis=0) for side in base.box)
+        for i, position, side, point, _ in splits:
+            cut(lower, upper, (i, position), side, point)
+        d = self.begun((lower, upper))
+        d.lower, d.upper = d.lower[:2] + base.lower[2:], d.upper[:2] + base.upper[2:]
+        d.slack = d.slack + base.slack
+        return d
 
     def split(self, j: int, splits: list[Split], code: Array, base: Domains, d: Domains) -> None:
         """What is known of activation j in the parts of a region where its inputs are split, or slopes are stated."""
         slots = self.hints["slots"]
-        touched = slots[1][slots[0] == self.network.activations.index(j)] if code.any() else []
-        columns = np.unique([*touched, *(split[1] for split in splits)]).astype(np.int64)
+        touched = slots[1][slots[0] == self.network.activations.index(j)] if code.any() else slots[1][:0]
+        table = np.array(splits, dtype=np.float64).reshape(-1, 5).T
+        (regions, positions), (sides, cuts, extra) = table[:2].astype(np.int64), table[2:]
+        columns = np.unique(np.concatenate((touched, positions)))
         need(not len(columns) or columns[-1] < self.network.nodes[j].size, "there is no such neuron")
         d.prepared[j] = base.prepared[j]
         if not len(columns):
             return
         l, u = (side[:, columns].repeat(len(d.empty), axis=0) for side in base.z[j])
-        added: dict[tuple[int, int], float] = {}
-        for i, position, side, point, extra in splits:
-            place = int(np.searchsorted(columns, position))
-            cut(l, u, (i, place), side, point)
-            if extra:
-                added[i, place] = added.get((i, place), 0.0) + extra
+        at = regions * len(columns) + np.searchsorted(columns, positions)
+        for bounds, tighter, some in ((l, np.fmax, sides > 0), (u, np.fmin, sides < 0)):
+            tighter.at(bounds.ravel(), at[some], cuts[some])
+        pressed, added = np.unique(at[extra != 0]), np.bincount(at, extra, l.size)
         node, constants = self.network.nodes[j], self.fused(j, base.constants)
         slopes = default_slopes(node, l, u, self.single)
         self.stated(j, slopes, code, columns)
@@ -99,12 +171,13 @@ class Parts(Refining):
             constants = constants[0][:, columns], constants[1][:, columns]
         d.empty |= (l > u).any(axis=1)
         own = relaxed(self.arithmetic, node, l, u, slopes, constants, self.single)
-        if added:
-            at = regions, places = tuple(np.array(some) for some in zip(*added, strict=True))
-            own.low[at] = own.high[at] = 0  # what they cost is seen when the multipliers are
-            below, above = (np.stack(points(node, l[at], u[at], slopes[i][at], i > 0, self.single)) for i in (0, 1))
-            paid = np.stack([np.broadcast_to(x, l.shape)[at] for x in constants or (np.zeros((1, 1)),) * 2])
-            d.extra[j] = Extra(regions, columns[places], np.array([*added.values()]), below, above, paid)
+        if len(pressed):
+            cells = np.divmod(pressed, len(columns))
+            own.low[cells] = own.high[cells] = 0  # what they cost is seen when the multipliers are
+            z = l[cells], u[cells]
+            below, above = (np.stack(points(node, *z, slopes[i][cells], i > 0, self.single)) for i in (0, 1))
+            paid = np.stack([np.broadcast_to(x, l.shape)[cells] for x in constants or (np.zeros((1, 1)),) * 2])
+            d.extra[j] = Extra(cells[0], columns[cells[1]], added[pressed], below, above, paid)
         d.prepared[j] = base.prepared[j].changed(columns, own)
 
     def stated(self, j: int, slopes: Array, code: Array, columns: Array) -> None:

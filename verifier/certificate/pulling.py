@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +29,7 @@ else:  # run as a file, with the others beside it
     from relaxation import Sides  # type: ignore
     from rounded import Rounded  # type: ignore
 
+Others = Sequence[tuple[Node, Array]]
 UNIT32, SMALL32, LARGE32 = 2.0**-24, 2.0**-148, 2.0**126
 NOTHING = np.zeros((1, 1))
 
@@ -101,13 +103,21 @@ class Pulling:
         return (reach * (UNIT32 * MORE) + SMALL32) * self.single
 
     def least(
-        self, start: Node, rows: Array, d: Domains, regions: Array, added: Array | None = None, both: bool = False
+        self,
+        start: Node,
+        rows: Array,
+        d: Domains,
+        regions: Array,
+        added: Array | None = None,
+        both: bool = False,
+        others: Others = (),
     ) -> Number:
         """Lower bounds (d k,) of rows (d, k, size) over what `start` reads in regions of d, plus numbers (d, k).
 
-        both: where lines are parallel, the same for the rows' negatives, too; two arrays in one.
+        both: where lines are parallel, the same for the rows' negatives, too; two arrays in one. others: nodes and rows
+        (d k, size) over what they read, which count as well.
         """
-        total, v = self.pull(start, rows, d, regions, both)
+        total, v = self.pull(start, rows, d, regions, both, others)
         total = total if added is None else self.arithmetic.total([total, added.reshape((2, -1) if both else -1)])
         if v is None:
             return total
@@ -138,11 +148,11 @@ class Pulling:
         return low, high
 
     def pull(
-        self, start: Node, rows: Array, d: Domains, regions: Array, both: bool = False
+        self, start: Node, rows: Array, d: Domains, regions: Array, both: bool = False, others: Others = ()
     ) -> tuple[Number, Number | None]:
         """Numbers c (d k,) and coefficients A (d k, inputs) such that rows . y >= c + A . x.
 
-        both: c is (2, d k), and -rows . y >= c[1] - A . x as well.
+        both: c is (2, d k), and -rows . y >= c[1] - A . x as well. others: see `least`.
         """
         nodes, arithmetic, many = self.network.nodes, self.arithmetic, len(rows) * rows.shape[1]
         slack = d.slack if len(d.slack) == 1 else d.slack[regions]
@@ -155,7 +165,8 @@ class Pulling:
                 some = slice(end - nodes[i].size, end)
                 pending[i].append(A[:, some] if isinstance(A, Array) else (A[0][:, some], A[1]))
 
-        spread(start, start.scatter(rows.reshape(many, -1)))
+        for node, A in ((start, rows.reshape(many, -1)), *others):
+            spread(node, node.scatter(A))
         for j in range(len(nodes) - 1, 0, -1):
             if not pending[j]:
                 continue
@@ -175,6 +186,8 @@ class Pulling:
             else:
                 A = node.scatter(v)
                 if arithmetic.fuses and j in self.network.alone:
-                    paid.add(self.network.alone[j])
+                    i = self.network.alone[j]
+                    totals += [arithmetic.least(own, d.prepared[i].at(regions)) for own in pending[i]]  # of `others`
+                    paid.add(i)
             spread(node, A)
         return arithmetic.total(totals), None

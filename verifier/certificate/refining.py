@@ -48,11 +48,11 @@ class Refining(Pulling):
     def refine_windows(self, j: int, l: Array, u: Array, is_open: Array, d: Domains, parallel: bool) -> None:
         """Improve, in place, bounds (d, n) of open inputs of activation j, which few values determine each."""
         for cone in cones(self.network, j) or ():
-            columns, inner = cone.columns[j], copy.copy(self)
-            inner.network, count = cone, len(columns)  # type: ignore[assignment]
+            columns, inner, count = cone.columns[j], copy.copy(self), len(cone.columns[j])
             step = max(8, 4 * BATCH // sum(node.size for node in cone.nodes))
             for pairs, places in chunks(is_open[:, columns].reshape(-1, columns.shape[1]), step):
                 regions, windows = pairs // count, pairs % count
+                inner.network = cone.at(windows)  # type: ignore[assignment]
                 rows = np.zeros((*places.shape, columns.shape[1]))
                 np.put_along_axis(rows, places[..., None], 1, axis=2)
                 seen = d.seen(regions, {i: own[windows] for i, own in cone.columns.items()}, cone.shared)

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from verifier.certificate.format import pack
+from verifier.certificate.format import LEVEL, pack
 from verifier.certificate.properties import Case, read_property
 from verifier.certificate.reading import Network
 from verifier.certificate.trees import LEAF
-from verifier.proof import Proof, Split, Tree, preorder
+from verifier.proof import End, Leaf, Neuron, Proof, Tree, preorder
 
 PRODUCER = "verifier 0.1.0"
 
@@ -57,10 +57,10 @@ def write(model: bytes, prop: bytes, proof: Proof, semantics: str = "float32") -
     return written(Subject.read(model, prop, proof.merge), [proof], semantics)
 
 
-def written(subject: Subject, proofs: Sequence[Proof], semantics: str, fine: bool = False) -> bytes:
+def written(subject: Subject, proofs: Sequence[Proof], semantics: str, fine: bool = False, level: int = LEVEL) -> bytes:
     """The certificate of proofs about a subject, one for every region, with trees about its cases in their order.
 
-    fine: slopes take two bytes.
+    fine: slopes take two bytes. level: how well it is compressed.
     """
     network, places = subject.network, subject.places
     if len(places) != sum(len(proof.trees) for proof in proofs):
@@ -71,6 +71,9 @@ def written(subject: Subject, proofs: Sequence[Proof], semantics: str, fine: boo
     for k, (b, i) in enumerate(places):
         found = flattened([proofs[b].trees[i]], len(subject.cases[k].rows), coders[b], by_node=again[k])
         arrays |= {f"{name}.{k}": array for name, array in found.items()}
+        if proofs[b].ends and proofs[b].ends[i]:
+            ends = _of_ends(proofs[b].ends[i], len(subject.cases[k].rows), coders[b])
+            arrays |= {f"{name}.s{k}": array for name, array in ends.items()}
     for b, (proof, coder) in enumerate(zip(proofs, coders, strict=True)):
         own = _about_region(proof, coder)
         arrays |= {name + (f".b{b}" if b else ""): array for name, array in own.items()}
@@ -83,7 +86,20 @@ def written(subject: Subject, proofs: Sequence[Proof], semantics: str, fine: boo
         "refine": [int(r) for r in stated or inexact(network, subject.cases)],
         "recompute": [int(r) for r in again],
     }
-    return pack(header, arrays)
+    return pack(header, arrays, level)
+
+
+def _of_ends(ends: Sequence[End], row_count: int, coder: _Coder) -> dict[str, np.ndarray]:
+    """The arrays of bounds that hold for inputs of an unsafe set with so many rows."""
+    given = np.array([end.leaf.weights for end in ends], dtype=np.float64)
+    weights = quantised(given, row_count)
+    strength = np.array([end.strength for end in ends]) * weights.sum(axis=1) / given.sum(axis=1)
+    return {
+        "target": np.array([(*end.of, end.upper, end.turn) for end in ends], dtype=np.int64).T,
+        "weights": weights,
+        "code": np.array([coder(end.leaf.slopes) for end in ends]),
+        "extra": np.maximum(strength.astype(np.float32), np.finfo(np.float32).tiny),
+    }
 
 
 def _about_region(proof: Proof, coder: _Coder) -> dict[str, np.ndarray]:
@@ -144,46 +160,44 @@ def flattened(
 
     by_node: weights and codes are those of every node, not of leaves alone.
     """
-    kind, position, point, weights, code, extra = [], [], [], [], [], []
+    kind, position, point, code, extra, counts = [], [], [], [], [], []
+    weights: list[Sequence[float]] = []
     for tree in trees:
         for node, path in preorder(tree):
-            if isinstance(node, Split):
-                kind.append(node.at[0] + 2)  # the input is 1
-                position.append(node.at[1])
-                point.append(node.point)
-                if by_node and row_count is not None:
-                    weights.append(quantised(node.weights or [0.0] * row_count, row_count))
-                    code.append(0)
-                continue
-            kind.append(LEAF)
-            position.append(0)
-            point.append(0.0)
-            scale = 1.0  # multipliers go with the weights
-            if row_count is not None:
-                weights.append(quantised(node.weights, row_count))
-                scale = float(weights[-1].sum() / sum(node.weights)) if weights[-1].any() else 1.0
-            code.append(coder(node.slopes))
-            neurons = [neuron for neuron in path if neuron[0] >= 0]
-            # A neuron that is cut twice has one multiplier.
-            last = [n not in neurons[i + 1 :] for i, n in enumerate(neurons)]
-            extra += [np.float32(scale * node.extra.get(n, 0.0) * use) for n, use in zip(neurons, last, strict=True)]
-    arrays = {
-        "kind": np.array(kind),
-        "position": np.array(position),
-        "point": np.array(point),
-        "code": np.array(code),
-        "extra": np.array(extra if any(extra) else [], dtype=np.float32),
-    }
-    return arrays if row_count is None else {**arrays, "weights": np.array(weights).reshape(-1, row_count)}
+            number, place, at = (LEAF, 0, 0.0) if isinstance(node, Leaf) else (node.at[0] + 2, node.at[1], node.point)
+            kind.append(number)  # the input is 1
+            position.append(place)
+            point.append(at)
+            own = _pressure(node, path) if isinstance(node, Leaf) else []
+            if isinstance(node, Leaf) or by_node:
+                weights.append(node.weights or [0.0] * (row_count or 0))
+                code.append(coder(node.slopes) if isinstance(node, Leaf) else 0)
+                extra += own
+                counts.append(len(own))
+    arrays = {"kind": np.array(kind), "position": np.array(position), "point": np.array(point), "code": np.array(code)}
+    pressure = np.array(extra)
+    if row_count is not None:
+        given = np.array(weights, dtype=np.float64).reshape(len(weights), -1)
+        arrays["weights"] = stated = quantised(given, row_count)
+        sums = given.sum(axis=1), stated.sum(axis=1)  # multipliers go with the weights
+        pressure = pressure * np.repeat(np.divide(sums[1], sums[0], out=np.ones(len(given)), where=sums[1] > 0), counts)
+    return {**arrays, "extra": (pressure if pressure.any() else pressure[:0]).astype(np.float32)}
 
 
-def quantised(weights: Sequence[float], count: int) -> np.ndarray:
-    """Weights as integers below 2^16; a single row counts once."""
-    given = np.maximum(np.asarray(weights, dtype=np.float64), 0)
-    if given.shape != (count,):
-        raise ValueError(f"a leaf has weights for {given.size} rows of {count}")
-    top = given.max(initial=0.0)
-    if not top > 0:
-        return np.zeros(count, dtype=np.int64)
-    whole = np.rint(given / top * 65535).astype(np.int64)
-    return whole // np.gcd.reduce(whole)
+def _pressure(leaf: Leaf, path: Sequence[Neuron]) -> list[float]:
+    """What is added to the multipliers of the neurons that are split above a leaf; one that is cut twice has one."""
+    if not leaf.extra:
+        return [0.0 for number, _ in path if number >= 0]
+    neurons = [neuron for neuron in path if neuron[0] >= 0]
+    last = {neuron: i for i, neuron in enumerate(neurons)}
+    return [leaf.extra.get(neuron, 0.0) if last[neuron] == i else 0.0 for i, neuron in enumerate(neurons)]
+
+
+def quantised(weights: np.ndarray, count: int) -> np.ndarray:
+    """Rows of `count` weights as integers below 2^16; a single weight counts once."""
+    if weights.shape[1:] != (count,):
+        raise ValueError(f"a leaf has weights for {weights.shape[1]} rows of {count}")
+    given = np.maximum(weights, 0)
+    top = given.max(axis=1, initial=0.0, keepdims=True)
+    whole = np.rint(np.divide(given, top, out=np.zeros_like(given), where=top > 0) * 65535).astype(np.int64)
+    return whole // np.maximum(np.gcd.reduce(whole, axis=1, keepdims=True), 1)

@@ -101,7 +101,9 @@ def run(args: argparse.Namespace) -> int:
     path = Path(args.journal or default_journal(asked, args.shard))
     certificates = Path(args.certificates) if args.certificates else None
     workplace = Workplace.of(asked, args.device, args.seed, certificates)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent, "--journal")
+    if certificates is not None:
+        make_folder(certificates, "--certificates")
     with Journal(path, args.resume) as journal:
         work = Certification(asked, plan, journal)
         with Progress(work, args) as progress:
@@ -115,6 +117,14 @@ def run(args: argparse.Namespace) -> int:
         print(f"verifier: stopped; go on with: {resumption(args, path)}", file=sys.stderr)
         return options.INTERRUPTED
     return UNDECIDED if work.undecided else 0
+
+
+def make_folder(folder: Path, option: str) -> None:
+    """Raises InputError where that is impossible: better now than when something is written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be a folder ({error.strerror}); give another {option}") from error
 
 
 def engine(name: str) -> Any:

@@ -6,6 +6,7 @@ import argparse
 import os
 import shlex
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from verifier.cli.options import ERROR, INTERRUPTED, Parser
 from verifier.errors import VerifierError
 
 BROKEN_PIPE = 141  # 128 + SIGPIPE
+TRACEBACK = "VERIFIER_TRACEBACK"
+"""An environment variable: with it, a fault of the program shows its traceback as well."""
 
 COMMANDS = (verify, check, certify, report, merge, radius, bounds, export, vnncomp, train, supports)
 
@@ -78,3 +81,18 @@ def _run(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
         # The reader, such as `head`, has gone: keep Python from failing again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
+    except Exception as error:  # Python's own exit code for what nobody catches is 1, which here means falsified
+        if TRACEBACK in os.environ:
+            traceback.print_exc()
+        print(f"{parser.prog}: error: {_unexpected(error)}", file=sys.stderr)
+        return ERROR
+
+
+def _unexpected(error: Exception) -> str:
+    """What went wrong beyond what a user can cause, in one line."""
+    text = " ".join(str(error).split())
+    if isinstance(error, MemoryError) or "allocate memory" in text or "out of memory" in text:
+        return f"there is not enough memory ({text or 'MemoryError'}); free some, or ask with fewer --jobs"
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{Path(where.filename).name}, line {where.lineno}"
+    return f"this is a fault of the program: {type(error).__name__}: {text} ({place}); {TRACEBACK}=1 shows where"

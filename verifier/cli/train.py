@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -50,11 +52,18 @@ def add_parser(subparsers: options.Subparsers) -> None:
         default=[],
         help="any other field of the configuration, such as lr=0.001 or options.alpha=0.02",
     )
-    group.add_argument("--config", metavar="FILE", help="start from a configuration, such as a run's DIR/config.json")
+    group.add_argument(
+        "--config", metavar="FILE", help="start from a configuration: a run's DIR/config.json, or a model card"
+    )
     group = parser.add_argument_group("how")
     group.add_argument("--resume", action="store_true", help="go on from the last epoch in --out DIR")
     options.add_device(group)
     options.add_threads(group)
+    group.add_argument(
+        "--test",
+        metavar="NAME",
+        help="data set to certify on (default: the test images of --dataset; an .npz has none)",
+    )
     group.add_argument("--limit", metavar="N", type=options.count, help="certify only the first N test images")
     group.add_argument(
         "--timeout",
@@ -81,12 +90,44 @@ def run(args: argparse.Namespace) -> int:
 
     options.limit_threads(args)
     config, folder = configuration(args), Path(args.out)
-    with process_group(Settings(device=args.device).torch_device().type) as device:
-        training = Run(config, load_dataset(config.dataset, "train"), folder, args.resume, device)
+    with process_group(Settings(device=args.device).torch_device().type) as device, writing_to(folder):
+        data = load_dataset(config.dataset, "train")
+        test = test_images(args, config, data)
+        training = Run(config, data, folder, args.resume, device)
         train(args, training, folder)
         if Workers.current().rank == 0:
-            certify(args, training, folder, load_dataset(config.dataset, "test"))
+            certify(args, training, folder, test)
     return 0
+
+
+def test_images(args: argparse.Namespace, config: Config, data: Dataset) -> Dataset:
+    """What to certify on: the first --limit images of --test, else of the test split, else of those held out.
+
+    data: the training images. Raises InputError where there are none, or of another kind.
+    """
+    from verifier.data import load_dataset
+
+    test = load_dataset(args.test or config.dataset, "test")
+    if args.test is None and config.dataset.endswith(".npz"):
+        if config.holdout == 0:
+            way_out = "give --test FILE.npz, or keep some out with --set holdout=N"
+            raise InputError(f"{config.dataset}: an .npz has no test images of its own; {way_out}")
+        test = replace(test, images=test.images[-config.holdout :], labels=test.labels[-config.holdout :])
+    if (test.shape, test.classes) != (data.shape, data.classes):
+        kinds = (f"{d.shape} in {d.classes} classes" for d in (test, data))
+        raise InputError(f"{args.test}: images {' are unlike the training images '.join(kinds)}")
+    return replace(test, images=test.images[: args.limit], labels=test.labels[: args.limit])
+
+
+@contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """Raises InputError where a file in the folder cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            raise
+        raise InputError(f"{error.filename}: cannot be written ({error.strerror}); give another --out") from error
 
 
 def configuration(args: argparse.Namespace) -> Config:
@@ -136,6 +177,8 @@ def train(args: argparse.Namespace, training: Run, folder: Path) -> None:
         for _ in training:
             pass
         return
+    if sum(training.config.growth) > training.config.epochs and not (args.quiet or args.json):
+        print("note: the radius still grows when training ends; set a shorter warm_up or ramp", file=sys.stderr)
     board = tensorboard(folder) if args.tensorboard else None
     mode = "a" if args.resume else "w"
     try:
@@ -199,7 +242,7 @@ def tensorboard(folder: Path) -> SummaryWriter:
 def epoch_line(report: EpochReport) -> str:
     width = len(str(report.epochs))
     return (
-        f"epoch {report.epoch:{width}d}/{report.epochs}  loss {report.loss:.4f}  eps {report.eps:.4g}  "
+        f"epoch {report.epoch:{width}d}/{report.epochs}  loss {report.loss:.4g}  eps {report.eps:.4g}  "
         f"clean {report.clean:.1%}  attacked {report.attacked:.1%}  certified {report.certified:.1%}  "
         f"{report.images_per_second:.0f} images/s"
     )
@@ -211,8 +254,9 @@ def certify(args: argparse.Namespace, training: Run, folder: Path, test: Dataset
     from verifier.train.finish import finish
 
     config, weights = training.config, folder / "model.pt"
-    data = replace(test, images=test.images[: args.limit], labels=test.labels[: args.limit])
-    card, evaluation = finish(training, weights, data, args.timeout, args.command_line, progress(args))
+    if sys.stderr.isatty() and not (args.quiet or args.json):
+        print(f"certifying {len(test)} test images of {test.name}", file=sys.stderr, flush=True)
+    card, evaluation = finish(training, weights, test, args.timeout, args.command_line, args.test, progress(args))
     if args.json:
         record = {"command": "train", "model": str(weights), "sha256": card.sha256, "images": evaluation.images}
         print_json({**record, "seconds": training.seconds, "card": asdict(card)})
@@ -220,7 +264,7 @@ def certify(args: argparse.Namespace, training: Run, folder: Path, test: Dataset
     best = certified(evaluation)[-1]
     print(
         f"TRAINED: {weights} ({config.arch}, {config.method}, {training.seconds / 60:.1f} CPU minutes) is right on "
-        f"{evaluation.clean:.2%} of {len(data)} test images of {data.name}, and proved robust at linf eps "
+        f"{evaluation.clean:.2%} of {len(test)} test images of {test.name}, and proved robust at linf eps "
         f"{config.eps:g} on {best.accuracy:.2%}; {evaluation.attacked:.2%} withstood the attack.",
         flush=True,
     )

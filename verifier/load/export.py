@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from functools import singledispatchmethod
 from pathlib import Path
@@ -15,9 +16,14 @@ from verifier.errors import ModelError
 from verifier.graph import Graph, Op
 from verifier.ops.affine import Add, Linear, Reduce, Rescale
 from verifier.ops.convolution import AvgPool2d, Conv2d, ConvTranspose2d
+from verifier.ops.exponential import Elu, Exp, Log, Softplus
+from verifier.ops.gates import Gelu, HardSwish, Silu
+from verifier.ops.powers import Power, Reciprocal, Sqrt, Square
+from verifier.ops.product import QuarterDifference, SumDifference
 from verifier.ops.relu import Abs, Clip, LeakyReLU, ReLU
 from verifier.ops.shape import Concat, Pad, Reindex, Reshape
-from verifier.ops.smooth import Sigmoid, Tanh
+from verifier.ops.smooth import Atan, Erf, Sigmoid, Softsign, Tanh
+from verifier.ops.waves import Sin
 from verifier.types import Shape
 
 OPSET, IR_VERSION = 17, 8
@@ -173,8 +179,55 @@ class _Writer:
     @write.register(Abs)
     @write.register(Sigmoid)
     @write.register(Tanh)
+    @write.register(Atan)
+    @write.register(Erf)
+    @write.register(Exp)
+    @write.register(HardSwish)
+    @write.register(Log)
+    @write.register(Reciprocal)
+    @write.register(Softplus)
+    @write.register(Softsign)
+    @write.register(Sqrt)
     def _(self, op: Op, x: list[str], output: str) -> None:
         self.emit("Relu" if isinstance(op, ReLU) else type(op).__name__, x, output)
+
+    @write.register
+    def _(self, op: Sin, x: list[str], output: str) -> None:
+        self.emit("Cos" if op.cosine else "Sin", x, output)
+
+    @write.register
+    def _(self, op: Square, x: list[str], output: str) -> None:
+        self.emit("Mul", [*x, *x], output)
+
+    @write.register
+    def _(self, op: Power, x: list[str], output: str) -> None:
+        self.emit("Pow", [*x, self.constant(float(op.exponent))], output)
+
+    @write.register
+    def _(self, op: Elu, x: list[str], output: str) -> None:
+        self.emit("Elu", x, output, alpha=op.a)
+
+    @write.register
+    def _(self, op: Silu, x: list[str], output: str) -> None:
+        self.emit("Mul", [*x, self.emit("Sigmoid", x)], output)
+
+    @write.register
+    def _(self, op: Gelu, x: list[str], output: str) -> None:
+        gate = self.emit("Erf", [self.emit("Mul", [*x, self.constant(math.sqrt(0.5))])])
+        twice = self.emit("Mul", [*x, self.emit("Add", [gate, self.constant(1.0)])])
+        self.emit("Mul", [twice, self.constant(0.5)], output)
+
+    @write.register
+    def _(self, op: SumDifference, x: list[str], output: str) -> None:
+        scaled = self.emit("Mul", [x[0], self.constant(op.a)]), self.emit("Div", [x[1], self.constant(op.a)])
+        axis = self.constant([1])
+        both = [self.emit("Unsqueeze", [self.emit(operator, scaled), axis]) for operator in ("Add", "Sub")]
+        self.emit("Concat", both, output, axis=1)
+
+    @write.register
+    def _(self, op: QuarterDifference, x: list[str], output: str) -> None:
+        halves = [self.emit("Gather", [*x, self.constant(torch.tensor(i))], axis=1) for i in (0, 1)]
+        self.emit("Mul", [self.emit("Sub", halves), self.constant(0.25)], output)
 
     @write.register
     def _(self, op: Reshape, x: list[str], output: str) -> None:

@@ -14,6 +14,7 @@ from verifier.errors import ModelError
 from verifier.graph import Graph, GraphBuilder
 from verifier.ops.affine import Rescale
 from verifier.ops.registry import ATEN, MODULE, Call, find
+from verifier.ops.shape import Reshape
 from verifier.types import Shape
 
 
@@ -115,7 +116,8 @@ def _from_export(module: nn.Module, input_shape: Shape) -> Graph:
             outputs = [values[arg] for arg in node.args[0]]
     if len(outputs) != 1 or not isinstance(outputs[0], int):
         raise ModelError(f"{type(module).__name__} must return one tensor that depends on its input")
-    return builder.finish(outputs[0])
+    output = outputs[0] if builder.shape(outputs[0]) else builder.add(Reshape((1,)), outputs[0])
+    return builder.finish(output)
 
 
 def _apply(builder: GraphBuilder, node: Any, values: Mapping[Any, Any]) -> Any:

@@ -21,6 +21,7 @@ from verifier.errors import ModelError, RefusedError
 from verifier.graph import MOST_VALUES, Graph
 from verifier.load.module import normalised
 from verifier.ops.registry import ONNX, Call, find
+from verifier.ops.shape import Reshape
 from verifier.types import Shape
 
 STANDARD_DOMAINS = ("", "ai.onnx")
@@ -186,6 +187,7 @@ def build_graph(model: onnx.ModelProto, mean: Tensor | None = None, std: Tensor 
     values: dict[str, Any] = {tensor.name: _stored(tensor) for tensor in model.graph.initializer}
     values[_input(model).name] = len(builder.nodes) - 1
     values[""] = None  # an optional input that is left out
+    old = any(entry.domain in STANDARD_DOMAINS and entry.version < 13 for entry in model.opset_import)
     for node in model.graph.node:
         name = node.name or next(iter(node.output), node.op_type)
         for source in node.input:
@@ -196,6 +198,8 @@ def build_graph(model: onnx.ModelProto, mean: Tensor | None = None, std: Tensor 
         attributes = {a.name: _attribute(a) for a in node.attribute}
         if operator == "Split":  # before operator set 18 the outputs alone told their number
             attributes.setdefault("num_outputs", len(node.output))
+        if operator in ("Softmax", "LogSoftmax"):
+            attributes |= {"axis": attributes.get("axis", 1 if old else -1), "flattened": old}
         results: list[Any]
         if not any(isinstance(value, int) for value in inputs):
             results = _fold(model, node, operator, name, inputs, attributes)
@@ -213,6 +217,8 @@ def build_graph(model: onnx.ModelProto, mean: Tensor | None = None, std: Tensor 
     output = values.get(model.graph.output[0].name)
     if not isinstance(output, int):
         raise ModelError(f"the output '{model.graph.output[0].name}' does not depend on the input")
+    if not builder.shape(output):
+        output = builder.add(Reshape((1,)), output, name=f"{model.graph.output[0].name} as a vector")
     return builder.finish(output)
 
 

@@ -171,22 +171,6 @@ def import_linear(call: Call) -> int:
     return call.add(Linear(call.weight(1), call.constant(2)), call.node())
 
 
-@importer(onnx=["MatMul"], aten=["matmul", "mm"])
-def import_matmul(call: Call) -> int:
-    left, right = call.inputs
-    if isinstance(left, int) and isinstance(right, int):
-        raise call.refusal("the product of two values that both depend on the network's input is not linear")
-    if isinstance(left, int):
-        return product(call, left, right)
-    x, turned = call.node(1), left.mT if left.dim() > 1 else left
-    if len(call.builder.shape(x)) == 1 and not call.batched:
-        return product(call, x, turned)
-    if len(call.builder.shape(x)) < 2:
-        raise call.refusal("a constant times a node sums over the batch axis (axis 0)")
-    y = product(call, reindexed(call, x, lambda t: t.transpose(-1, -2)), turned)
-    return y if left.dim() == 1 else reindexed(call, y, lambda t: t.transpose(-1, -2))
-
-
 def product(call: Call, x: int, matrix: Tensor) -> int:
     """Append the product of a node with a constant matrix (in, out) or vector (in,) from the right."""
     if not call.builder.shape(x):
@@ -301,19 +285,6 @@ def together(call: Call, left: int, right: int) -> tuple[int, int]:
     return _expanded(call, left, target), _expanded(call, right, target)
 
 
-@importer(onnx=["Mul"], aten=["mul.Tensor", "mul.Scalar"])
-def import_mul(call: Call) -> int:
-    left, right = call.inputs
-    if isinstance(left, int) and isinstance(right, int):
-        raise call.refusal("the product of two values that both depend on the network's input is not linear")
-    return rescaled(call, left, right, 0.0) if isinstance(left, int) else rescaled(call, right, left, 0.0)
-
-
-@importer(onnx=["Div"], aten=["div.Tensor", "div.Scalar"])
-def import_div(call: Call) -> int:
-    return rescaled(call, call.node(), 1 / call.weight(1).double(), 0.0)
-
-
 @importer(onnx=["Neg"], aten=["neg"])
 def import_neg(call: Call) -> int:
     return rescaled(call, call.node(), -1.0, 0.0)
@@ -330,17 +301,28 @@ def import_mean(call: Call) -> int:
 
 
 def reduced(call: Call, mean: bool) -> int:
-    """Append the sum or mean over the axes that the call names; GlobalAveragePool names all after the channels'."""
-    shape = call.shape()
-    axes = call.integers("dim") or call.integers("axes", 1)
-    if call.operator == "GlobalAveragePool":
-        axes = list(range(2, len(shape) + call.batched))
-    elif not axes and call.attributes.get("noop_with_empty_axes"):
+    """Append the sum or mean over the axes that the call names."""
+    if (found := reduced_axes(call)) is None:
         return call.node()
-    chosen = tuple(call.axis(a, len(shape)) for a in axes or range(len(shape) + call.batched))
-    keepdim = bool(call.attributes.get("keepdim", call.attributes.get("keepdims", call.operator[0].isupper())))
+    chosen, keepdim, shape = found
     count = torch.Size(shape[axis] for axis in chosen).numel()
     return call.add(Reduce(chosen, keepdim, 1 / count if mean else 1.0), call.node())
+
+
+def reduced_axes(call: Call) -> tuple[tuple[int, ...], bool, Shape] | None:
+    """The axes that a reduction names, ascending, whether they are kept, and the input's shape; None: it does nothing.
+
+    Global pooling names all after the channels'.
+    """
+    shape = call.shape()
+    axes = call.integers("dim") or call.integers("axes", 1)
+    if call.operator.startswith("Global"):
+        axes = list(range(2, len(shape) + call.batched))
+    elif not axes and call.attributes.get("noop_with_empty_axes"):
+        return None
+    chosen = tuple(sorted({call.axis(a, len(shape)) for a in axes or range(len(shape) + call.batched)}))
+    keepdim = bool(call.attributes.get("keepdim", call.attributes.get("keepdims", call.operator[0].isupper())))
+    return chosen, keepdim, shape
 
 
 @importer(

@@ -25,7 +25,7 @@ class Affine(Op):
 
     @cached_property
     def homogeneous(self) -> Affine:
-        """The same map without its constant."""
+        """The same map without its constant. This default drops a `bias` and a `shift`; others are to override it."""
         changes: dict[str, Tensor | None] = {}
         if hasattr(self, "bias"):
             changes["bias"] = None
@@ -84,14 +84,20 @@ class Relaxation:
 class Activation(Op):
     """An elementwise function of one input, monotone unless `interval` says otherwise.
 
-    parameters: how many free numbers in [0, 1] per neuron choose among its valid lines.
+    parameters: how many free numbers in [0, 1] per neuron choose among its valid lines. grain: evaluating it errs by a
+    few units in the last place of its value and of this.
     """
 
     parameters: ClassVar[int] = 1
+    grain: ClassVar[float] = 0.0
 
     def interval(self, z: Interval) -> Interval:
         """The exact range over the interval z."""
         return Interval(self.forward(z.lower), self.forward(z.upper))
+
+    @abstractmethod
+    def steepest(self, z: Interval) -> Tensor:
+        """The greatest absolute value of the slope on z, or more."""
 
     @abstractmethod
     def unstable(self, z: Interval) -> Tensor:
@@ -130,6 +136,9 @@ class PiecewiseLinear(Activation):
     @abstractmethod
     def slopes(self) -> tuple[float, ...]:
         """The slope of each piece, one more than breakpoints."""
+
+    def steepest(self, z: Interval) -> Tensor:
+        return torch.full_like(z.lower, max(map(abs, self.slopes)))
 
     def unstable(self, z: Interval) -> Tensor:
         inside = [(z.lower < point) & (z.upper > point) for point in self.breakpoints]

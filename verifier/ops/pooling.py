@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import math
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from verifier.errors import ModelError
 from verifier.graph import GraphBuilder
-from verifier.ops.affine import Add, rescaled, summed, together
+from verifier.ops.affine import Add, reduced_axes, rescaled, summed, together
 from verifier.ops.convolution import Maps, Pads
 from verifier.ops.registry import Call, importer
 from verifier.ops.relu import ReLU
-from verifier.ops.shape import Reindex
+from verifier.ops.shape import Reindex, reindexed
 
 Pair = tuple[int, int]
 
 
-def add_maximum(builder: GraphBuilder, left: int, right: int) -> int:
-    """Append nodes for the elementwise maximum of two nodes of equal shape; returns the last one's index."""
-    difference = builder.add(Add((1, -1)), left, right)
-    return builder.add(Add((1, 1)), right, builder.add(ReLU(), difference))
+def add_maximum(builder: GraphBuilder, left: int, right: int, sign: int = 1) -> int:
+    """Append nodes for the elementwise maximum of two nodes of equal shape (sign -1: the minimum)."""
+    difference = builder.add(Add((sign, -sign)), left, right)
+    return builder.add(Add((1, sign)), right, builder.add(ReLU(), difference))
 
 
 def add_max_pool(
@@ -40,8 +43,13 @@ def add_max_pool(
         for rows in axes[0]
         for columns in axes[1]
     ]
+    return add_greatest(builder, level)
+
+
+def add_greatest(builder: GraphBuilder, level: list[int], sign: int = 1) -> int:
+    """Append nodes for the greatest of nodes of equal shape (sign -1: the least), neighbours first."""
     while len(level) > 1:
-        pairs = [add_maximum(builder, level[i], level[i + 1]) for i in range(0, len(level) - 1, 2)]
+        pairs = [add_maximum(builder, level[i], level[i + 1], sign) for i in range(0, len(level) - 1, 2)]
         level = pairs + level[len(pairs) * 2 :]
     return level[0]
 
@@ -71,6 +79,29 @@ def import_max_pool(call: Call) -> int:
         raise call.refusal("return_indices")
     pads, ceil_mode = maps.pads(kernel, stride, dilation), bool(call.attributes.get("ceil_mode", False))
     return maps.lower(add_max_pool(call.builder, maps.x, kernel, stride, pads, dilation, ceil_mode))
+
+
+@importer(onnx=["ReduceMax", "ReduceMin", "GlobalMaxPool"], aten=["amax", "amin"])
+def import_greatest(call: Call) -> int:
+    """The greatest or least value along axes, by a tree of maxima."""
+    if (axes := reduced_axes(call)) is None:
+        return call.node()
+    chosen, keepdim, shape = axes
+    kept = [axis for axis in range(len(shape)) if axis not in chosen]
+
+    def place(t: Tensor, index: int) -> Tensor:
+        first = int(call.batched)
+        order = [*range(first), *(axis + first for axis in (*kept, *chosen))]
+        picked = t.permute(order).flatten(first + len(kept)).select(-1, index)
+        for axis in chosen if keepdim else ():
+            picked = picked.unsqueeze(axis + first)
+        return picked.unsqueeze(-1) if alone else picked
+
+    alone = not kept and not keepdim  # a single number: activations read nodes that have an axis
+    count = math.prod(shape[axis] for axis in chosen)
+    level = [reindexed(call, call.node(), partial(place, index=i)) for i in range(count)]
+    found = add_greatest(call.builder, level, -1 if "Min" in call.operator or call.operator == "amin" else 1)
+    return reindexed(call, found, lambda t: t.squeeze(-1)) if alone else found
 
 
 @importer(onnx=["Max"], aten=["maximum"])

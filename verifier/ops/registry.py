@@ -14,6 +14,7 @@ from torch import Tensor
 
 from verifier.errors import ModelError, UnsupportedOperatorError
 from verifier.graph import GraphBuilder, Op
+from verifier.ops.base import Activation
 from verifier.types import Shape
 
 Importer = Callable[["Call"], "int | list[int]"]
@@ -95,7 +96,9 @@ class Call:
         return axis
 
     def add(self, op: Op, *inputs: int) -> int:
-        """Append `op` to the graph under this call's name."""
+        """Append `op` to the graph under this call's name. Activations read nodes that have an axis."""
+        if isinstance(op, Activation) and not self.builder.shape(inputs[0]):
+            raise self.refusal("it reads a single number without an axis; keep the axis (keepdims)")
         return self.builder.add(op, *inputs, name=self.name)
 
 
@@ -118,15 +121,9 @@ def importer(*, onnx: Sequence[str] = (), aten: Sequence[str] = (), module: Sequ
     return add
 
 
-HINTS = {
-    name: "; a statement about the largest output holds for the logits: export the network without it"
-    for name in ("Softmax", "LogSoftmax", "softmax.int", "log_softmax.int")
-}
-
-
 def find(table: Mapping[str, Importer], operator: str, node: str) -> Importer:
     """The importer of an operator. Raises UnsupportedOperatorError naming the operator and the node."""
     if operator in table:
         return table[operator]
-    way_out = HINTS.get(operator, f" (supported: {', '.join(sorted(table))})")
-    raise UnsupportedOperatorError(f"unsupported operator '{operator}' at node '{node}'{way_out}")
+    supported = ", ".join(sorted(table))
+    raise UnsupportedOperatorError(f"unsupported operator '{operator}' at node '{node}' (supported: {supported})")

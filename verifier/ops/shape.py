@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import ClassVar
 
 import numpy as np
@@ -51,7 +51,8 @@ class Reindex(Affine):
         return inputs[0].flatten(1)[:, self.index.flatten()].view(-1, *self.index.shape)
 
     def transpose(self, A: Coefficients, *shapes: Shape) -> list[Coefficients]:
-        A = dense(A).flatten(2)
+        A = dense(A)
+        A = A.reshape(*A.shape[:2], -1)  # a node of shape () has one value and no axis
         size = int(torch.Size(shapes[0]).numel())
         full = A.new_zeros(*A.shape[:2], size).index_add(2, self.index.flatten(), A)
         return [full.view(*A.shape[:2], *shapes[0])]
@@ -81,6 +82,10 @@ class Pad(Affine):
 
     amounts: tuple[int, ...]
     value: float
+
+    @cached_property
+    def homogeneous(self) -> Affine:
+        return replace(self, value=0.0)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         return F.pad(inputs[0], self.amounts, value=self.value)
@@ -239,6 +244,34 @@ def import_split(call: Call) -> list[int]:
 def import_expand(call: Call) -> int:
     target = [max(n, 1) for n in call.integers("size", 1) or []]  # -1 keeps a size, as does 1
     return reindexed(call, call.node(), lambda t: t.expand(np.broadcast_shapes(t.shape, target)))
+
+
+@importer(onnx=["Tile"], aten=["repeat"])
+def import_tile(call: Call) -> int:
+    repeats = call.integers("repeats", 1) or []
+    return reindexed(call, call.node(), lambda t: t.repeat(repeats))
+
+
+@importer(onnx=["DepthToSpace", "SpaceToDepth"], aten=["pixel_shuffle", "pixel_unshuffle"])
+def import_depth_to_space(call: Call) -> int:
+    block = call.attributes.get("blocksize") or call.attributes.get(
+        "upscale_factor", call.attributes.get("downscale_factor")
+    )
+    outwards = call.operator in ("DepthToSpace", "pixel_shuffle")
+
+    def move(t: Tensor) -> Tensor:
+        count, depth, height, width = t.shape
+        if not outwards:
+            apart = t.view(count, depth, height // block, block, width // block, block)
+            order = (0, 3, 5, 1, 2, 4) if call.operator == "SpaceToDepth" else (0, 1, 3, 5, 2, 4)
+            return apart.permute(order).reshape(count, -1, height // block, width // block)
+        if call.attributes.get("mode", "DCR") == "DCR" and call.operator == "DepthToSpace":
+            apart = t.view(count, block, block, -1, height, width).permute(0, 3, 4, 1, 5, 2)
+        else:
+            apart = t.view(count, -1, block, block, height, width).permute(0, 1, 4, 2, 5, 3)
+        return apart.reshape(count, -1, height * block, width * block)
+
+    return reindexed(call, call.node(), move)
 
 
 @importer(onnx=["Pad"], aten=["constant_pad_nd", "pad"])

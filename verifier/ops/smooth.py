@@ -1,7 +1,8 @@
-"""S-shaped smooth activations: sigmoid and tanh."""
+"""S-shaped smooth activations: sigmoid, tanh, error function, arc tangent and softsign."""
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,6 +38,9 @@ class SShaped(Activation):
     @abstractmethod
     def curvature(self, z: Tensor) -> Tensor:
         """The second derivative."""
+
+    def steepest(self, z: Interval) -> Tensor:
+        return self.slope(torch.zeros_like(z.lower))
 
     def unstable(self, z: Interval) -> Tensor:
         return z.upper > z.lower
@@ -134,6 +138,51 @@ class Tanh(SShaped):
         return -2 * t * (1 - t * t)
 
 
+@register
+@dataclass(frozen=True, eq=False)
+class Erf(SShaped):
+    """The error function."""
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return inputs[0].erf()
+
+    def slope(self, z: Tensor) -> Tensor:
+        return (-z * z).exp() * (2 / math.sqrt(math.pi))
+
+    def curvature(self, z: Tensor) -> Tensor:
+        return -2 * z * self.slope(z)
+
+
+@register
+@dataclass(frozen=True, eq=False)
+class Atan(SShaped):
+    """The arc tangent."""
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return inputs[0].atan()
+
+    def slope(self, z: Tensor) -> Tensor:
+        return 1 / (1 + z * z)
+
+    def curvature(self, z: Tensor) -> Tensor:
+        return -2 * z / (1 + z * z).square()
+
+
+@register
+@dataclass(frozen=True, eq=False)
+class Softsign(SShaped):
+    """z / (1 + |z|)."""
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return inputs[0] / (1 + inputs[0].abs())
+
+    def slope(self, z: Tensor) -> Tensor:
+        return 1 / (1 + z.abs()).square()
+
+    def curvature(self, z: Tensor) -> Tensor:
+        return -2 * z.sign() / (1 + z.abs()).pow(3)
+
+
 @importer(onnx=["Sigmoid"], aten=["sigmoid"], module=["Sigmoid"])
 def import_sigmoid(call: Call) -> int:
     return call.add(Sigmoid(), call.node())
@@ -142,3 +191,18 @@ def import_sigmoid(call: Call) -> int:
 @importer(onnx=["Tanh"], aten=["tanh"], module=["Tanh"])
 def import_tanh(call: Call) -> int:
     return call.add(Tanh(), call.node())
+
+
+@importer(onnx=["Erf"], aten=["erf"])
+def import_erf(call: Call) -> int:
+    return call.add(Erf(), call.node())
+
+
+@importer(onnx=["Atan"], aten=["atan"])
+def import_atan(call: Call) -> int:
+    return call.add(Atan(), call.node())
+
+
+@importer(onnx=["Softsign"], module=["Softsign"])
+def import_softsign(call: Call) -> int:
+    return call.add(Softsign(), call.node())

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from verifier.bounds.symbolic import moving
 from verifier.search.domain import D
 from verifier.search.inputs import InputSplits
 from verifier.search.loop import Loop
@@ -19,16 +20,17 @@ from verifier.search.splitting import Splitting
 from verifier.search.task import Outcome, Task
 from verifier.types import Ball
 
-TRIAL_SHARE = 0.25
-"""The share of the time for trying input splits where neither kind is known to be better."""
+TURNS = (1 / 30, 1 / 3, 2 / 3, 1.0)
+"""Where neither kind of split is known to be better they take turns, inputs first: the shares of the time by which each
+turn ends. Trees differ so much in size that the better kind is mostly done in its first turn."""
 
 
 @dataclass(frozen=True)
 class BranchAndBound:
     """A complete search for piecewise-linear networks.
 
-    input_limit: the most inputs that may vary for input splits alone; up to trial_limit of them, input splits are tried
-    before neuron splits. batch: the most subdomains per step (fewer where they are large or slow). steps: of the ascent
+    input_limit: the most inputs that may vary for input splits alone; up to trial_limit of them, input and neuron
+    splits take turns. batch: the most subdomains per step (fewer where they are large or slow). steps: of the ascent
     per subdomain. shortlist: candidates whose children are bounded before one is chosen. memory: bytes that the open
     subdomains may take before the search goes depth first. jobs: how many processes may share the work.
     """
@@ -43,25 +45,40 @@ class BranchAndBound:
 
     def __call__(self, task: Task, progress: Callable[[str], None] | None = None) -> Outcome:
         """Prove that no output is in any of the task's unsafe sets, or find one that is."""
-        varying = int((task.region.upper > task.region.lower).sum())
-        if varying <= max(self.input_limit, self.trial_limit) and not isinstance(task.region, Ball):
-            now = time.monotonic()
-            only = varying <= self.input_limit
-            until = task.deadline if only else now + TRIAL_SHARE * (task.deadline - now)
-            unsafe, recorded = list(task.unsafe.values()), task.records is not None
-            inputs = InputSplits(task.graph, task.region, unsafe, task.nodes, task.enough, recorded)
-            outcome = self._loop(replace(task, deadline=until), inputs).run(progress)
-            if only or outcome.decided(task.enough):
-                return outcome
-            return self._by_neurons(task, outcome, progress)
-        return self._by_neurons(task, None, progress)
+        began, total, rounds = time.monotonic(), None, None
+        for by_inputs, share in self._turns(task):
+            until = began + share * (task.deadline - began)
+            left = {k: s for k, s in task.unsafe.items() if total is None or not total.proved[k] > task.enough}
+            turn = replace(task, unsafe=left, deadline=until)
+            if by_inputs:
+                outcome = self._by_inputs(turn, progress)
+            else:
+                rounds = rounds or Rounds(task.graph, task.region, task.nodes, until, task.records, self.jobs)
+                rounds.deadline = until
+                outcome = self._by_neurons(turn, rounds, progress)
+            total = outcome if total is None else total.then(outcome)
+            if total.decided(task.enough):
+                break
+        assert total is not None
+        return total
 
-    def _by_neurons(self, task: Task, total: Outcome | None, progress: Callable[[str], None] | None) -> Outcome:
-        """Rounds that each know the region better than the one before and search on for as long as that took.
+    def _turns(self, task: Task) -> Sequence[tuple[bool, float]]:
+        """Whether inputs are split, and by which share of the time that ends; turn by turn."""
+        varying = math.inf if isinstance(task.region, Ball) else len(moving(task.region))
+        if varying <= self.input_limit:
+            return [(True, 1.0)]
+        if varying > self.trial_limit:
+            return [(False, 1.0)]
+        return [(i % 2 == 0, share) for i, share in enumerate(TURNS)]
 
-        total: the outcome so far.
-        """
-        rounds = Rounds(task.graph, task.region, task.nodes, task.deadline, task.records, self.jobs)
+    def _by_inputs(self, task: Task, progress: Callable[[str], None] | None) -> Outcome:
+        unsafe, recorded = list(task.unsafe.values()), task.records is not None
+        inputs = InputSplits(task.graph, task.region, unsafe, task.nodes, task.enough, recorded)
+        return self._loop(task, inputs).run(progress)
+
+    def _by_neurons(self, task: Task, rounds: Rounds, progress: Callable[[str], None] | None) -> Outcome:
+        """Rounds that each know the region better than the one before and search on for as long as that took."""
+        total: Outcome | None = None
         while True:
             began = time.monotonic()
             left = {k: s for k, s in task.unsafe.items() if total is None or not total.proved[k] > task.enough}

@@ -119,19 +119,19 @@ class Crew(Generic[D]):
         with suppress(ConnectionError):  # `answers` will see it, too
             connection.send_bytes(pickle.dumps(batch))
 
-    def answers(self, patient: bool) -> Iterator[tuple[D, Halved[D]]]:
-        """The batches that have been answered since, with their answers; a patient caller waits for one.
+    def answers(self, patience: float | None) -> Iterator[tuple[D, Halved[D]]]:
+        """The batches that have been answered since, with their answers; waits for one, for so many seconds at most.
 
         Raises what the step raised. A fork that was killed (for its memory, say) is given nothing more, and the batch
         is done here.
         """
-        ready = wait(list(self._given), None if patient else 0) if self._given else []
+        ready = wait(list(self._given), patience) if self._given else []
         for connection in ready:
             assert isinstance(connection, Connection)
             batch = self._given.pop(connection)
             try:
                 answer = pickle.loads(connection.recv_bytes())
-            except (EOFError, ConnectionError):
+            except (EOFError, OSError):  # before an answer, or in the middle of one
                 self._end(connection)
                 answer = self.step(batch)
             if isinstance(answer, Exception):
@@ -145,9 +145,9 @@ class Crew(Generic[D]):
                 self.give(batch)
             else:
                 yield batch, self.step(batch)
-                yield from self.answers(patient=False)
+                yield from self.answers(patience=0)
         while self._given:
-            yield from self.answers(patient=True)
+            yield from self.answers(patience=None)
 
 
 def _serve(others: Connection, connection: Connection, step: Step[D]) -> None:

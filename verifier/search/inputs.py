@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from verifier.bounds.interval import intersected, margins, propagate, read_by_activations
-from verifier.bounds.symbolic import symbolic_bounds
+from verifier.bounds.symbolic import Form, moving, symbolic_bounds
 from verifier.graph import Graph
 from verifier.proof import INPUT
 from verifier.search.clipping import best_combination, clipped
@@ -36,8 +36,8 @@ NARROW = 2.0**-16
 
 SIDES = ("lower", "upper")
 
-MEMORY = 1 << 26
-"""Bytes that the forms of one layer may take."""
+MEMORY, LARGEST = 1 << 26, 1 << 31
+"""Bytes that the forms of one layer may take, and those of one subdomain if they are more."""
 
 
 @dataclass(eq=False)
@@ -72,7 +72,11 @@ class InputSplits:
         recorded: bool = False,
     ) -> None:
         self.region, self.nodes, self.enough, self.evaluations = region, nodes, enough, 0
-        self.varying = (region.upper > region.lower).flatten().nonzero().squeeze(1)
+        self.varying = moving(region)
+        # What the others vary is an error, rounded up: their middle is rounded as well.
+        still = 2 * region.radius.flatten(1)
+        still[:, self.varying] = 0
+        self.still = still.view_as(region.lower)
         self.whole = region.radius.flatten(1)[:, self.varying]
         rows = Rows.of(unsafe, region.lower)
         self.exact = (graph, rows)
@@ -101,7 +105,7 @@ class InputSplits:
         if 8 * self.widest * (1 + len(self.varying) + domains.hidden.shape[2]) * len(domains) <= MEMORY:
             return self._screened(domains)
         each = self._bytes(domains.hidden)
-        large = each > MEMORY
+        large = each > LARGEST
         found = [self._by_intervals(domains.select(large))] if large.any() else []
         rest = domains.select(~large)
         if len(rest):
@@ -124,7 +128,7 @@ class InputSplits:
         self.evaluations += len(domains)
         known = self._unpacked(domains.hidden.to(graph.dtype))
         middle = (domains.low + domains.high) / 2
-        box = Box(self._inputs(domains.low), self._inputs(domains.high))
+        box = Box(self._inputs(domains.low), self._inputs(domains.high, self.region.upper))
         values, nodes = propagate(graph, box, lambda node, z, _: intersected(z, known[node]))
         C, d = rows.C[domains.unsafe], rows.d[domains.unsafe]
         best, row = (margins(graph, box, C, values) + d).max(1)
@@ -181,18 +185,22 @@ class InputSplits:
         corner = torch.where(linear[:, 1:] > 0, domains.low, domains.high)
         return domains, self._inputs(corner[~done]), found.error.amax(1).to(domains.lower)
 
-    def _start(self, center: Tensor, radius: Tensor) -> Tensor:
-        """The forms of the inputs, (n, 1 + k, *input_shape): the middle, and half the width for every varying input."""
+    def _start(self, center: Tensor, radius: Tensor) -> Form:
+        """The forms of the inputs: the middle, and half the width for every varying input."""
         n, k = center.shape
         form = center.new_zeros(n, 1 + k, self.region.lower[0].numel())
-        form[:, 0] = self.region.lower.flatten(1)
+        form[:, 0] = self.region.center.flatten(1)
         form[:, 0, self.varying] = center
         form[:, torch.arange(1, 1 + k, device=center.device), self.varying] = radius
-        return form.view(n, 1 + k, *self.region.lower.shape[1:])
+        still = outward(-self.still, self.still, form.dtype)[1].expand(n, *self.region.lower.shape[1:])
+        return Form(form.view(n, 1 + k, *self.region.lower.shape[1:]), still)
 
-    def _inputs(self, values: Tensor) -> Tensor:
-        """Inputs (n, *input_shape) with the given values (n, k) of those that vary."""
-        points = self.region.lower.flatten(1).repeat(len(values), 1)
+    def _inputs(self, values: Tensor, side: Tensor | None = None) -> Tensor:
+        """Inputs (n, *input_shape) with the given values (n, k) of those that vary, others at one side of the region.
+
+        By default it is the lower one.
+        """
+        points = (self.region.lower if side is None else side).flatten(1).repeat(len(values), 1)
         points[:, self.varying] = values
         return points.view(-1, *self.region.lower.shape[1:])
 

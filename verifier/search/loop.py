@@ -88,14 +88,15 @@ class Loop(Generic[D]):
     def _step(self, size: int) -> int:
         """Split and bound a batch for every process; returns how many subdomains this one has done itself."""
         while self.crew.idle and len(self.frontier) >= 2 * SHARED:
-            self.crew.give(self.frontier.pop(min(size, len(self.frontier) // (1 + self.crew.idle))))
+            share = max(SHARED, len(self.frontier) // (1 + self.crew.idle))
+            self.crew.give(self.frontier.pop(min(size, share)))
         if not len(self.frontier):
-            self._take(self.crew.answers(patient=True))
+            self._take(self.crew.answers(patience=max(self.task.deadline - time.monotonic(), 0.0)))
             return 0
         own = self.frontier.pop(size)
         answer = self.crew.step(own)
         self.elsewhere -= sum(answer.seconds.values())
-        self._take([(own, answer), *self.crew.answers(patient=False)])
+        self._take([(own, answer), *self.crew.answers(patience=0)])
         return len(own)
 
     def _outcome(self, seconds: float) -> Outcome:

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,9 +15,9 @@ from verifier.search.ascent import Ascent, Patterns, bound
 from verifier.search.branching import best_of, children, scores
 from verifier.search.domain import joined, outward
 from verifier.search.evaluator import Evaluator
-from verifier.search.record import Cut, Evidence, Record
+from verifier.search.record import Cut, Evidence, Record, Shaved
 from verifier.search.rows import Rows
-from verifier.search.shaving import LITTLE, Shaving
+from verifier.search.shaving import LITTLE, Ends, Shaving
 
 
 @dataclass(eq=False)
@@ -86,6 +87,7 @@ class NeuronSplits:
         self.promises = Promises(self.fast_rows.d.new_zeros(len(rows.d), len(self.units)))
         self.shortlist, self.widest = (min(k * shortlist, max(len(self.units), 1)) for k in (1, WIDER))
         self.evaluations = 0
+        self.cut_off = False  # whether the root lacks what is proved to have a margin above `enough`
 
     def root(self) -> Open:
         n, count = self.rows.d.shape
@@ -109,7 +111,7 @@ class NeuronSplits:
 
     def _shaved(self, root: Open, until: float) -> Open:
         """The root with the ends of its units' ranges cut off, subdomains that are nearly proved first."""
-        for _ in range(SHAVES):
+        for turn in range(SHAVES):
             root, _ = self.bound(root, until)
             open_ = ~(root.lower > self.enough)
             if not bool(open_.any()) or time.monotonic() > until:
@@ -117,9 +119,12 @@ class NeuronSplits:
             part = root.select(open_)
             part = part.select(part.lower.argsort(descending=True))
             width = (part.u - part.l).sum()
-            self.evaluations += Shaving()(self.fast, self.exact, self.rows, part, self.enough, until)
+            keep = partial(self._keep_ends, turn)
+            self.evaluations += Shaving()(self.fast, self.exact, self.rows, part, self.enough, until, keep)
             root = joined([root.select(~open_), part])
-            if not (part.u - part.l).sum() < (1 - LITTLE) * width:
+            narrower = (part.u - part.l).sum()
+            self.cut_off = self.cut_off or bool(narrower < width)
+            if not narrower < (1 - LITTLE) * width:
                 break
         return root
 
@@ -182,13 +187,44 @@ class NeuronSplits:
 
     @torch.no_grad()
     def keep(self, closed: Open) -> None:
+        if self.cut_off:  # of what was cut off, more is not known
+            closed.lower = closed.lower.clamp(max=math.nextafter(self.enough, math.inf))
         if self.record is not None:
-            lines = self.units.relaxed(closed.l, closed.u).at(closed.multipliers[:, :-1])
-            slopes = lines.lower_slope
-            if len(self.record.slots) > len(self.units):
-                slopes = torch.cat((slopes, lines.upper_slope), 1)
             pressure = closed.multipliers[:, -1] * closed.split
-            self.record.close(closed.node, closed.unsafe, Evidence(closed.weights, slopes, pressure))
+            evidence = self._evidence(self.record, closed, closed.multipliers[:, :-1], pressure)
+            self.record.close(closed.node, closed.unsafe, evidence)
+
+    def _keep_ends(
+        self, turn: int, domains: Patterns, ends: Ends, values: Tensor, strength: Tensor, found: Tensor
+    ) -> None:
+        """Ends of units' ranges have been moved as far as `found`, by these parameters of lines and strengths."""
+        if self.record is None:
+            return
+        cut = domains.select(ends.domain)
+        shaved = Shaved(cut.unsafe, ends.unit, ends.sign, strength, self._evidence(self.record, cut, values), turn)
+        self.record.shave(shaved)
+        # Where both ends of a unit have passed each other, they close the two halves of a split between them.
+        key = ends.domain * len(self.units) + ends.unit
+        lower, upper = ((ends.sign == sign).nonzero().squeeze(1) for sign in (1, -1))
+        low, high = (key[lower].unsqueeze(1) == key[upper]).nonzero().unbind(1)
+        low, high = lower[low], upper[high]
+        crossed = found[low] > -found[high]
+        low, high = low[crossed], high[crossed]
+        if len(low):
+            both = torch.cat((low, high))
+            cut, unit = cut.select(both), ends.unit[both]
+            signed = (ends.sign * strength)[both].unsqueeze(1)
+            pressure = torch.zeros_like(cut.l).scatter(1, unit.unsqueeze(1), signed)
+            split = Cut(unit[: len(low)], (found[low] - found[high]) / 2)
+            halves = self.record.split(cut.node[: len(low)], cut.unsafe[: len(low)], split)
+            self.record.close(halves, cut.unsafe, self._evidence(self.record, cut, values[both], pressure))
+
+    def _evidence(self, record: Record, domains: Patterns, values: Tensor, pressure: Tensor | None = None) -> Evidence:
+        """What closes subdomains by lines with parameters `values` (n, parameters, units)."""
+        lines = self.units.relaxed(domains.l, domains.u).at(values)
+        both = len(record.slots) > len(self.units)
+        slopes = torch.cat((lines.lower_slope, lines.upper_slope), 1) if both else lines.lower_slope
+        return Evidence(domains.weights, slopes, pressure)
 
     def _quick(self, domains: Patterns) -> Tensor:
         self.evaluations += len(domains)

@@ -14,7 +14,7 @@ from verifier.bounds.crown import unsqueezed
 from verifier.graph import Graph
 from verifier.ops.base import Activation
 from verifier.ops.relu import Hinge
-from verifier.proof import INPUT, Leaf, Lemma, Neuron, Proof, Split, Tree, pressed
+from verifier.proof import INPUT, End, Leaf, Lemma, Neuron, Proof, Split, Tree, pressed
 from verifier.search.units import Units
 from verifier.types import Interval
 
@@ -33,6 +33,19 @@ class Evidence:
     weights: Tensor
     slopes: Tensor | None = None
     pressure: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Shaved:
+    """Bounds of what places (n,) read that hold for all inputs of unsafe sets (n,): lower ones, where sign (n,) is 1,
+    and upper ones. evidence: what proves them together with strength (n,). turn: see `End`."""
+
+    unsafe: Tensor
+    place: Tensor
+    sign: Tensor
+    strength: Tensor
+    evidence: Evidence
+    turn: int
 
 
 class Cut(NamedTuple):
@@ -64,6 +77,7 @@ class Record:
         self.twins = twins or {}
         self._splits: list[tuple[list[int], list[int], list[float], list[Sequence[float]], int]] = []
         self._leaves: list[tuple[list[int], _Leaves]] = []
+        self._shaved: list[tuple[Shaved, _Leaves]] = []
 
     def split(self, node: Tensor, unsafe: Tensor, cut: Cut) -> Tensor:
         """Cut nodes (n,) of unsafe sets (n,); returns the halves (2n,), first all below."""
@@ -78,6 +92,12 @@ class Record:
         if len(node):
             self._leaves.append((node.tolist(), _Leaves.of(evidence, self._own_rows(evidence.weights, unsafe))))
 
+    def shave(self, shaved: Shaved) -> None:
+        """Whatever is proved of the unsafe sets from here on may rest on these bounds."""
+        if len(shaved.place):
+            own = self._own_rows(shaved.evidence.weights, shaved.unsafe)
+            self._shaved.append((shaved, _Leaves.of(shaved.evidence, own)))
+
     def _own_rows(self, weights: Tensor, unsafe: Tensor) -> list[list[float]]:
         """Weights of the rows that each set has; `search.rows` repeats the last one."""
         sizes = [self.sizes[k] for k in unsafe.tolist()]
@@ -88,9 +108,8 @@ class Record:
 
         slots: those that leaves' slopes are to be about, at least the record's own; defaults: (slots,), for the others.
         """
-        columns = {slot: i for i, slot in enumerate(slots)}
         found: list[Tree | None] = [None] * self.count
-        own = np.array([columns[slot] for slot in self.slots], dtype=np.int64)
+        own = self._columns(slots)
         for nodes, leaves in self._leaves:
             for node, leaf in zip(nodes, leaves.made(self.places, own, defaults), strict=True):
                 found[node] = leaf
@@ -100,6 +119,21 @@ class Record:
                 if below is not None and above is not None:
                     found[node] = self._split(self.places[place], point, below, above, w)
         return found[: len(self.sizes)]
+
+    def ends(self, slots: Sequence[Slot] = (), defaults: np.ndarray | None = None) -> list[list[End]]:
+        """By unsafe set, the bounds that hold for its inputs. slots, defaults: as above."""
+        found: list[list[End]] = [[] for _ in self.sizes]
+        for shaved, leaves in self._shaved:
+            parts = (part.tolist() for part in (shaved.unsafe, shaved.place, shaved.sign, shaved.strength))
+            made = leaves.made(self.places, self._columns(slots), defaults)
+            for k, place, sign, strength, leaf in zip(*parts, made, strict=True):
+                found[k].append(End(self.places[place], sign < 0, leaf, strength, shaved.turn))
+        return found
+
+    def _columns(self, slots: Sequence[Slot]) -> np.ndarray:
+        """Where the record's own slots are among others."""
+        columns = {slot: i for i, slot in enumerate(slots)}
+        return np.array([columns[slot] for slot in self.slots], dtype=np.int64)
 
     def _split(self, at: Neuron, point: float, below: Tree, above: Tree, weights: Sequence[float]) -> Tree:
         """A split with its twins: where two disagree, their number is the point, and a tree of either half holds."""
@@ -205,8 +239,10 @@ class Records:
             if (tree := made[record][i]) is not None
         ]
         closed = [tree for tree in trees if tree is not None]
+        shaved = {record: record.ends(slots, self._defaults(record, slots)) for record in records}
+        ends = [shaved[record][i] for record, i in (self.sets[k] for k in range(count))]
         inputs = [any(number == INPUT for number, _ in self.sets[k][0].places) for k in range(count)]
-        return Proof(closed, lemmas, slots, None, inputs, merge) if len(closed) == count else None
+        return Proof(closed, lemmas, ends, slots, None, inputs, merge) if len(closed) == count else None
 
     def _defaults(self, record: Record, slots: Sequence[Slot]) -> np.ndarray:
         """CROWN's slopes (slots,) under the bounds that a record rests on; zero where it has none."""

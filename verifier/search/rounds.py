@@ -74,9 +74,7 @@ class Rounds:
         close = leaf_closer(graph, region, self.nodes, units, rows)
         sizes = [len(s.C) for s in unsafe]
         record = None if self.records is None else self.records.neuron_record(units, sizes, self.nodes)
-        # A certificate would need a split for every end.
-        left = min(self.patience, self.deadline - time.monotonic())
-        shave_until = time.monotonic() + SHAVING_SHARE * left if record is None else None
+        shave_until = time.monotonic() + SHAVING_SHARE * min(self.patience, self.deadline - time.monotonic())
         return NeuronSplits(evaluator, rows, enough, steps, shortlist, close, record, shave_until)
 
 
@@ -105,9 +103,8 @@ def leaf_closer(graph: Graph, region: Box, nodes: Mapping[int, Interval], units:
         k = int(leaf.unsafe)
         found = close_by_lp(graph, region, bounds, split, rows.C[k], rows.d[k], deadline)
         if found.pressure is not None and found.weights is not None:
-            places = torch.cat(
-                [torch.arange(b.part.start, b.part.stop)[leaf.split[0, b.part].cpu()] for b in units.blocks]
-            )
+            cut = [torch.arange(b.part.start, b.part.stop)[leaf.split[0, b.part].cpu()] for b in units.blocks]
+            places = torch.cat([torch.zeros(0, dtype=torch.long), *cut])  # nothing may be left to split
             leaf.multipliers[0, -1] = 0
             leaf.multipliers[0, -1, places] = torch.from_numpy(found.pressure).to(leaf.multipliers)
             leaf.weights[0] = torch.from_numpy(found.weights).to(leaf.weights)

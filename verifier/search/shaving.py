@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -25,7 +26,7 @@ LITTLE, FEW = 0.01, 1 / 32  # of a range; of the ends that are moved together
 SURE = 1e-9  # of a range, what rounding may do to the end that is found
 
 
-class _Ends(NamedTuple):
+class Ends(NamedTuple):
     """Ends of ranges, each (n,): the upper end of `unit` of a `domain` where `sign` is -1, else the lower one."""
 
     domain: Tensor
@@ -39,6 +40,9 @@ class _Ends(NamedTuple):
     def pressed(self, gamma: Tensor, strength: Tensor) -> Tensor:
         """Multipliers gamma (n, units) with those of the ends' own units replaced."""
         return gamma.scatter(1, self.unit.unsqueeze(1), (self.sign * strength).unsqueeze(1))
+
+
+Keep = Callable[[Patterns, Ends, Tensor, Tensor, Tensor], None]
 
 
 @dataclass(frozen=True)
@@ -55,9 +59,19 @@ class Shaving:
 
     @torch.no_grad()
     def __call__(
-        self, fast: Evaluator, exact: Evaluator, rows: Rows, domains: Patterns, enough: float, deadline: float
+        self,
+        fast: Evaluator,
+        exact: Evaluator,
+        rows: Rows,
+        domains: Patterns,
+        enough: float,
+        deadline: float,
+        keep: Keep | None = None,
     ) -> int:
         """Narrow `l` and `u` of subdomains whose slopes are good already; returns how many bounds were computed.
+
+        keep: called with the subdomains as they were, ends that move, the parameters of lines and the strengths that
+        move them, and whereto.
 
         Looks in the precision of `fast`; an end moves by what `exact` confirms. Where both ends of a unit would pass
         each other, the multipliers that move one of them prove what the other leaves. The last layers come first, which
@@ -74,12 +88,17 @@ class Shaving:
             domain, unit = part.repeat(2, 1).unbind(1)
             sign = torch.ones_like(strength[domain, unit])
             sign[len(part) :] = -1
-            ends = _Ends(domain, unit, sign)
+            ends = Ends(domain, unit, sign)
             slopes, pressure = self._moved(fast, quick, domains, ends, strength[domain, unit], enough)
             found = self._confirmed(exact, rows, domains, ends, slopes, pressure, enough)
             count += (self.steps + 2) * len(domain)
+            crossed = found[: len(part)] > -found[len(part) :]
+            moved = self._noticeable(domains, ends, found) | crossed.repeat(2)
+            found = torch.where(moved, found, -math.inf)
+            if keep is not None:
+                keep(domains, Ends(*(one[moved] for one in ends)), slopes[moved], pressure[moved], found[moved])
             self._cut(domains, ends, found, low, high, slopes, pressure)
-            pays = self._moves(domains, ends, found) >= FEW * len(domain)
+            pays = int(moved.sum()) >= FEW * len(domain)
             worthwhile |= pays
             if not pays:
                 left = left[left[:, 0] > part[-1, 0]] if worthwhile else left[:0]
@@ -94,7 +113,7 @@ class Shaving:
         return size.clamp(min=torch.finfo(size.dtype).eps)
 
     def _moved(
-        self, evaluator: Evaluator, rows: Rows, domains: Patterns, ends: _Ends, strength: Tensor, enough: float
+        self, evaluator: Evaluator, rows: Rows, domains: Patterns, ends: Ends, strength: Tensor, enough: float
     ) -> tuple[Tensor, Tensor]:
         """The slopes (n, parameters, units) and strengths (n,) that move the ends furthest."""
         l, u = domains.l[ends.domain], domains.u[ends.domain]
@@ -125,7 +144,7 @@ class Shaving:
         evaluator: Evaluator,
         rows: Rows,
         domains: Patterns,
-        ends: _Ends,
+        ends: Ends,
         slopes: Tensor,
         strength: Tensor,
         enough: float,
@@ -143,15 +162,15 @@ class Shaving:
         return torch.where(end < math.inf, end, -math.inf)  # what overflows proves nothing
 
     @staticmethod
-    def _moves(domains: Patterns, ends: _Ends, found: Tensor) -> int:
-        """How many of the ends move noticeably."""
+    def _noticeable(domains: Patterns, ends: Ends, found: Tensor) -> Tensor:
+        """A mask (n,) of ends that are moved by more than a little."""
         l, u = (side[ends.domain, ends.unit] for side in (domains.l, domains.u))
-        return int((found - torch.where(ends.sign > 0, l, -u) > LITTLE * (u - l)).sum())
+        return found - torch.where(ends.sign > 0, l, -u) > LITTLE * (u - l)
 
     def _cut(
         self,
         domains: Patterns,
-        ends: _Ends,
+        ends: Ends,
         found: Tensor,
         low: Tensor,
         high: Tensor,

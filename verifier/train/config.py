@@ -12,6 +12,7 @@ from typing import Any
 from verifier.errors import InputError
 from verifier.train.batch import Loss
 from verifier.train.losses import METHODS
+from verifier.zoo import read_card
 
 DECAYS = ("cosine", "steps")
 INITIALISATIONS = ("default", "ibp")
@@ -22,10 +23,11 @@ class Config:
     """A training run. Durations are in epochs; radii are linf, in data units.
 
     eps: the radius that the model is certified at. train_eps: the one it is trained at (None: eps). options: fields of
-    the method's loss. warm_up: how long clean training lasts; ramp: how long the radius then grows. decay: of the
-    learning rate, `cosine` after a rise of `lr_rise`, or `steps`, times `factor` at each of `milestones`. l1: weight of
-    the 1-norm of all weights. clip: largest gradient norm. averaging: decay of the running average of the weights that
-    becomes the model, 0 for none. shift: images are moved by up to so many pixels. initialisation: `ibp` is that of Shi
+    the method's loss. warm_up: how long clean training lasts (None: a thirtieth of the epochs); ramp: how long the
+    radius then grows (None: a fifth of the epochs). decay: of the learning rate, `cosine` after a rise of `lr_rise`, or
+    `steps`, times `factor` at each of `milestones`. l1: weight of the 1-norm of all weights. clip: largest gradient
+    norm. averaging: decay of the running average of the weights that becomes the model, 0 for none. shift: images are
+    moved by up to so many pixels. start: a file of weights to begin with, else `initialisation`: `ibp` is that of Shi
     et al. (2021), regularise the weight of their regularisers during the ramp. holdout: how many of the last training
     images are kept out. unlabelled: a data set whose images, without labels, join every batch in equal number, for
     `self_training`. autocast: bfloat16 where no bound depends on it. Raises InputError for a value out of range.
@@ -44,12 +46,13 @@ class Config:
     lr_rise: float = 1.0
     milestones: tuple[float, ...] = ()
     factor: float = 0.2
-    warm_up: float = 1.0
-    ramp: float = 6.0
+    warm_up: float | None = None
+    ramp: float | None = None
     l1: float = 0.0
     clip: float = 10.0
     averaging: float = 0.999
     shift: int = 0
+    start: str | None = None
     initialisation: str = "default"
     regularise: float = 0.0
     holdout: int = 0
@@ -67,6 +70,12 @@ class Config:
     def radius(self) -> float:
         """The radius to train at."""
         return self.eps if self.train_eps is None else self.train_eps
+
+    @property
+    def growth(self) -> tuple[float, float]:
+        """How many epochs the radius stays zero, and how many it then grows."""
+        warm_up = self.epochs / 30 if self.warm_up is None else self.warm_up
+        return warm_up, self.epochs / 5 if self.ramp is None else self.ramp
 
     def loss(self) -> Loss:
         """The method's loss with its options."""
@@ -104,6 +113,11 @@ def _one_of(names: tuple[str, ...]) -> _Check:
     return f"one of {', '.join(names)}", lambda v: v in names
 
 
+def _optional(check: _Check) -> _Check:
+    wanted, valid = check
+    return f"null or {wanted}", lambda v: v is None or valid(v)
+
+
 _POSITIVE: _Check = ("a number above 0", lambda v: _is_number(v) and v > 0)
 _TEXT: _Check = ("a text", lambda v: isinstance(v, str) and v != "")
 _CHECKS: dict[str, _Check] = {
@@ -111,7 +125,7 @@ _CHECKS: dict[str, _Check] = {
     "arch": _TEXT,
     "method": _one_of(tuple(METHODS)),
     "eps": _at_least(0),
-    "train_eps": ("null or a number >= 0", lambda v: v is None or (_is_number(v) and v >= 0)),
+    "train_eps": _optional(_at_least(0)),
     "options": ("an object", lambda v: isinstance(v, Mapping)),
     "epochs": _whole(1),
     "batch_size": _whole(1),
@@ -120,16 +134,17 @@ _CHECKS: dict[str, _Check] = {
     "lr_rise": _at_least(0),
     "milestones": ("a list of numbers", lambda v: isinstance(v, tuple) and all(map(_is_number, v))),
     "factor": _POSITIVE,
-    "warm_up": _at_least(0),
-    "ramp": _at_least(0),
+    "warm_up": _optional(_at_least(0)),
+    "ramp": _optional(_at_least(0)),
     "l1": _at_least(0),
     "clip": _POSITIVE,
     "averaging": ("a number in [0, 1)", lambda v: _is_number(v) and 0 <= v < 1),
     "shift": _whole(0),
+    "start": _optional(_TEXT),
     "initialisation": _one_of(INITIALISATIONS),
     "regularise": _at_least(0),
     "holdout": _whole(0),
-    "unlabelled": ("null or a data set", lambda v: v is None or _TEXT[1](v)),
+    "unlabelled": _optional(_TEXT),
     "autocast": ("true or false", lambda v: type(v) is bool),
     "seed": ("a whole number from 0 to 16777215", lambda v: type(v) is int and 0 <= v < 1 << 24),  # see loop.py
 }
@@ -141,11 +156,15 @@ def write_config(config: Config, path: Path) -> None:
 
 
 def read_config(path: Path) -> Config:
-    """Read a run's file. Raises InputError naming the file and the field."""
+    """Read a run's file, or the run that a model card tells of. Raises InputError naming the file and the field."""
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot read the training configuration ({error})") from error
+    if isinstance(raw, dict) and "recipe" in raw:
+        raw = read_card(path).recipe.config
+        if raw is None:
+            raise InputError(f"{path}: this model card has no configuration to start from")
     try:
         return parse_config(raw)
     except InputError as error:

@@ -19,15 +19,17 @@ def finish(
     test: Dataset,
     timeout: float | None,
     command: str,
+    dataset: str | None = None,
     report: Callable[[str], None] | None = None,
 ) -> tuple[ModelCard, Evaluation]:
     """Certify what `run` trained on every image of `test`, and write `weights` with the card beside it.
 
     timeout: seconds of branch and bound for every image that bounds leave open, None for none at all. command: what
-    repeats the run, for the card. report: see `evaluate`.
+    repeats the run, for the card. dataset: what loads `test`, None where that is the run's. report: see `evaluate`.
     """
     config, model = run.config, run.model
     decide = None if timeout is None else complete(run.model, test, config.eps, timeout)
     evaluation = evaluate(model, test, config.eps, complete=decide, timeout=timeout, device=run.device, report=report)
     made = recipe(config, run.seconds, command)
-    return write_model(model.cpu(), weights, config.arch, config.dataset, test, made, evaluation), evaluation
+    name = config.dataset if dataset is None else dataset
+    return write_model(model.cpu(), weights, config.arch, name, test, made, evaluation), evaluation

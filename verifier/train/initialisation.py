@@ -1,4 +1,4 @@
-"""Initialisation and warm-up regularisers for interval training (Shi et al. 2021)."""
+"""The weights that a run begins with; initialisation and regularisers for interval training (Shi et al. 2021)."""
 
 from __future__ import annotations
 
@@ -7,13 +7,40 @@ import math
 import torch
 from torch import Tensor, nn
 
+from verifier.data import Dataset
+from verifier.errors import InputError
 from verifier.graph import Graph
+from verifier.load import load
+from verifier.load.torch import TorchRunner
 from verifier.ops.relu import ReLU
 from verifier.train.batch import Batch
+from verifier.train.config import Config
 from verifier.train.intervals import interval_pass
+from verifier.zoo import build
 
 TOLERANCE = 0.5
 """From which ratio on two quantities count as alike; the paper's lambda."""
+
+
+def beginning(config: Config, data: Dataset) -> nn.Sequential:
+    """The network of a run before its first step.
+
+    Raises InputError or ModelError when the weights to start from cannot be read or are of another network.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        network = build(config.arch, data.shape, data.classes)
+        initialise(network, config.initialisation)
+    if config.start is not None:
+        model = load(config.start, config.arch)
+        runner, found = model.native, (model.graph.input_shape, model.graph.output_shape)
+        assert isinstance(runner, TorchRunner)  # other formats have an architecture of their own, and are refused
+        if found != (wanted := (data.shape, (data.classes,))):
+            raise InputError(f"{config.start}: a network from {found[0]} to {found[1]}, not {wanted[0]} to {wanted[1]}")
+        if runner.mean is not None:
+            raise InputError(f"{config.start}: this network normalises its inputs, which training does not")
+        network.load_state_dict(runner.module.state_dict())
+    return network
 
 
 @torch.no_grad()

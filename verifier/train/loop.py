@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -19,11 +19,10 @@ from verifier.train.augment import shifted
 from verifier.train.batch import Batch, Loss
 from verifier.train.config import Config, write_config
 from verifier.train.evaluate import estimate
-from verifier.train.initialisation import initialise, regulariser
+from verifier.train.initialisation import beginning, regulariser
 from verifier.train.losses.standard import Standard
 from verifier.train.network import live_graph
 from verifier.train.workers import Workers
-from verifier.zoo import build
 
 SAMPLE = 200
 AVERAGING_START = 10
@@ -92,12 +91,9 @@ class Run:
         self.unlabelled = None if config.unlabelled is None else self._unlabelled(config.unlabelled, data)
         self.range = (data.lower, data.upper)
         self.sample = (data.images[-SAMPLE:].to(self.device), data.labels[-SAMPLE:].to(self.device))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            network = build(config.arch, data.shape, data.classes)
-            initialise(network, config.initialisation)
+        first = beginning(replace(config, start=None) if resume else config, data)  # resumed, it needs no such file
         # Channels last is what convolutions compute fastest in, on processors as on GPUs.
-        self.network: nn.Sequential = _laid_out(network.to(self.device), torch.channels_last)
+        self.network: nn.Sequential = _laid_out(first.to(self.device), torch.channels_last)
         self.average = copy.deepcopy(self.network)
         self.optimiser = torch.optim.Adam(self.network.parameters(), lr=config.lr)
         self.objective: nn.Module = Objective(self.network, config)
@@ -157,7 +153,7 @@ class Run:
             epoch = self.epoch + number / self.steps_per_epoch
             mine = chosen[rank::world]
             lr = config.lr * self._rate(epoch + 0.5 / self.steps_per_epoch)  # mid-step, where no schedule is zero
-            progress = schedules.growth(epoch, config.warm_up, config.ramp)
+            progress = schedules.growth(epoch, *config.growth)
             eps = config.radius * progress
             x = self._augmented(self.images[mine], noise)
             extra = None
