@@ -51,17 +51,6 @@ RUNS = {
     "mnist_conv_mtl_ibp_long": Config(
         *CONV, "mtl_ibp", 0.1, train_eps=0.12, options={"alpha": 0.02}, epochs=100, **LONG
     ),
-    # The long one trained on, at a higher learning rate and with less weight on the intervals: within an hour in all.
-    "mnist_conv_mtl_ibp_longer": Config(
-        *CONV,
-        "mtl_ibp",
-        0.1,
-        train_eps=0.12,
-        options={"alpha": 0.015},
-        epochs=45,
-        start="models/mnist_conv_mtl_ibp_long.pt",
-        **LONG | {"lr": 3e-3, "warm_up": 0.0, "ramp": 0.0},
-    ),
     "mnist_conv_ibp": Config(*CONV, "ibp", 0.1, epochs=16, **FAST),
     "mnist_conv_ibp_03": Config(*CONV, "ibp", 0.3, epochs=24, **FAST | {"lr": 3e-3, "ramp": 10.0}),
     "mnist_conv_mtl_ibp_03": Config(*CONV, "mtl_ibp", 0.3, options={"alpha": 0.3}, epochs=24, **FAST | {"ramp": 6.0}),

@@ -159,7 +159,7 @@ def test_certified_test_sets(tmp_path: Path, seeds: range = range(3)) -> None:
         parts = cascade(problem, cases, "auto", math.inf, evidence.stages("auto"))
         records = [record for part in parts for record in evidence.of_bounds(part)]
         open_ = [record.case for record in records if record.verdict == "UNKNOWN"]
-        records += [evidence.of_search(case, Settings(timeout=0.5, device="cpu")) for case in open_]
+        records += [evidence.of_search(case, Settings(timeout=0.2, device="cpu")) for case in open_]
         for record in records:
             answers[recorded(ones[record.index], record, norm)] += 1
             if record.verdict == "VERIFIED":

@@ -7,6 +7,7 @@ refutation is what onnxruntime computes, by a gap far above rounding.
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,13 @@ from random_onnx import Network
 
 from verifier.certified import verify_certified
 from verifier.errors import ModelError, SolverError, SpecificationError
+from verifier.graph import Graph
 from verifier.load import Model, load
 from verifier.spec.property import HalfSpaces, Property, Region, exact
 from verifier.strategy import Settings, verify
 from verifier.verdict import Verdict
 
-SAMPLE, MANY, POINTS = 60, 10_000, 400
+SAMPLE, MANY, POINTS = 48, 10_000, 400
 GAP = 1e-3  # of the output's range and size
 WAYS = ("certified", "auto", "interval", "crown", "alpha", "bab", "lp", "milp")
 
@@ -37,7 +39,8 @@ def claim(net: Network, model: Model) -> Property | None:
     values = model.graph.stated(torch.from_numpy(points)).flatten(1).numpy()
     row = draw.integers(-2, 3, values.shape[1]).astype(np.float64)
     row[int(draw.integers(len(row)))] += 1
-    scores = values @ row
+    with np.errstate(all="ignore"):
+        scores = values @ row
     room = GAP * (np.ptp(scores) + np.abs(values).max() * np.abs(row).sum())
     single = points[scores.argmin()].astype(np.float32)
     native = model.native(single[None]).ravel().astype(np.float64)
@@ -48,7 +51,28 @@ def claim(net: Network, model: Model) -> Property | None:
     return Property(Region(lower, upper), (unsafe,))
 
 
-def judge(seed: int, way: str, folder: Path) -> str:
+@dataclass(frozen=True, eq=False)
+class Blind:
+    """A model whose runs never violate a property, so that nothing is a counterexample and every way must go on."""
+
+    model: Model
+    prop: Property
+
+    @property
+    def graph(self) -> Graph:
+        return self.model.graph
+
+    def native(self, x: np.ndarray) -> np.ndarray:
+        [unsafe] = self.prop.unsafe
+        row = unsafe.C[0].numpy()
+        safe = row * (1 - float(unsafe.d[0])) / (row @ row)
+        return np.tile(safe.astype(np.float32), (len(x), 1))
+
+    def onnx(self) -> bytes:
+        return self.model.onnx()
+
+
+def judge(seed: int, way: str, folder: Path, timeout: float = 0.2) -> str:
     """The verdict about the claim of network `seed`; fails when it is VERIFIED."""
     net = Network(seed)
     if net.last == "x":
@@ -62,9 +86,12 @@ def judge(seed: int, way: str, folder: Path) -> str:
     prop = claim(net, model)
     if prop is None:
         return "rounding"
-    settings = Settings("auto" if way == "certified" else way, timeout=0.5, device="cpu", attacked=True)
+    settings = Settings("auto" if way == "certified" else way, timeout=timeout, device="cpu", attacked=True)
+    subject = Blind(model, prop)
     try:
-        result = verify_certified(model, prop, settings).result if way == "certified" else verify(model, prop, settings)
+        result = (
+            verify_certified(subject, prop, settings).result if way == "certified" else verify(subject, prop, settings)
+        )
     except (SolverError, SpecificationError):
         return "refused"
     assert result.verdict is not Verdict.VERIFIED or result.solver_word, f"{seed}: a false claim is VERIFIED by {way}"
@@ -73,7 +100,7 @@ def judge(seed: int, way: str, folder: Path) -> str:
 
 def test_what_an_input_refutes_is_not_verified(tmp_path: Path) -> None:
     answers = Counter(judge(seed, WAYS[seed % len(WAYS)], tmp_path) for seed in range(SAMPLE))
-    assert answers["FALSIFIED"] + answers["UNKNOWN"] > SAMPLE // 5, answers
+    assert answers["UNKNOWN"] > SAMPLE // 5, answers
 
 
 @pytest.mark.long

@@ -20,6 +20,7 @@ from verifier.verdict import Result, StageReport, Verdict
 
 MANY = 8  # input boxes, at least, that are bounded together
 SCREEN = "crown"
+SCREEN_SHARE = 0.5  # of the time left, at most, for halves of many boxes together
 FIRST_ROUND = 0.2  # of the time, spread evenly, so that a hard box does not keep an easy one from being broken
 
 
@@ -105,7 +106,7 @@ def _screened(
     screen = Screen(subject, properties, settings.torch_device())
     margins = screen.whole(deadline)
     if not settings.proof:  # what halves prove leaves no proof behind
-        margins = screen.halved(margins, deadline)
+        margins = screen.halved(margins, time.monotonic() + SCREEN_SHARE * (deadline - time.monotonic()))
     seconds = time.monotonic() - began
     proved = (margins > screen.allowance).nonzero().squeeze(1).tolist()
     about = f"{len(proved)} of {len(properties)} input boxes, together"

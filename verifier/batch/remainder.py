@@ -5,7 +5,8 @@ from __future__ import annotations
 import heapq
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import count
 
 import torch
 
@@ -23,15 +24,24 @@ def hunt(question: Question) -> None:
     """Hunt in the open unsafe sets, mostly in the one that came nearest, for a share of the time.
 
     What cheap bounds and short attacks leave open is close to the limit on either side; a tree of splits seldom meets
-    a needle. A set is given up when a proof is nearer than a counterexample, or rounds gain no more.
+    a needle. Where rounds gain no more a hunt begins anew from other points, as long as there is time.
     """
-    until = time.monotonic() + HUNT_SHARE * question.remaining
+    until, sets = time.monotonic() + HUNT_SHARE * question.remaining, question.open_sets
+    for seed in count(question.settings.seed):
+        sets = _hunted(question, sets, seed, until)
+        if not sets or question.decided or time.monotonic() >= until:
+            return
+
+
+def _hunted(question: Question, sets: Sequence[int], seed: int, until: float) -> list[int]:
+    """Hunt in some sets until rounds gain no more; returns those where a proof is not nearer than a counterexample."""
     graph, region = question.graph.to(torch.float32), question.prop.region.inner_box().to(question.graph.device)
-    attack, bounds = Hunt(seed=question.settings.seed), question.set_bounds
-    rounds = {k: attack(graph, region, question.prop.unsafe[k].margin) for k in question.open_sets}
+    attack, bounds = Hunt(seed=seed), question.set_bounds
+    rounds = {k: attack(graph, region, question.prop.unsafe[k].margin) for k in sets}
     # The worst bounds first, all negative; then the least margin found, the less urgent the longer it was hunted.
     urgent = [(bounds[k], k) for k in rounds]
     found: dict[int, list[float]] = {k: [] for k in rounds}
+    left: list[int] = []
     heapq.heapify(urgent)
     while urgent and not question.decided and time.monotonic() < until:
         _, k = heapq.heappop(urgent)
@@ -39,8 +49,13 @@ def hunt(question: Question) -> None:
         question.judge(points[0].cpu().numpy())
         found[k].append(float(margins[0]))
         margin, before = found[k][-1], found[k][-PATIENCE - 1 : -PATIENCE]
-        if margin < -bounds[k] and not (before and margin > (1 - PROGRESS) * before[0]):
+        if not margin < -bounds[k]:
+            continue
+        if before and margin > (1 - PROGRESS) * before[0]:
+            left.append(k)
+        else:
             heapq.heappush(urgent, (margin * len(found[k]), k))
+    return left
 
 
 HUNT = {"crown": STAGES["crown"], "hunt": hunt}

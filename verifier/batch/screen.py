@@ -22,7 +22,8 @@ from verifier.types import Box
 CHUNK = 1 << 18  # values of the widest node that are bounded at a time
 ROUNDS = 8  # how often the boxes of few inputs are halved, at most
 FEW = 12  # inputs that vary, at most, if boxes are to be halved
-WORTH = 20  # a round is followed by another one if it proved one in so many of what was open
+WORTH = 20  # a round is idle if it proved less than one in so many of what was open
+IDLE = 3  # such rounds in a row are the last
 
 
 class Screen:
@@ -68,6 +69,7 @@ class Screen:
         few = ((high > low).sum(1) <= FEW) & (high > low).any(1)
         owner, low, high, whole = owner[few], low[few], high[few], whole[few]
         proved = torch.full_like(margins, math.inf)  # over the parts that are closed
+        idle = 0
         for _ in range(ROUNDS):
             if not len(owner) or time.monotonic() > deadline:
                 break
@@ -84,7 +86,8 @@ class Screen:
             closed = torch.isin(owner, still, invert=True)
             margins[owner[closed]] = proved[owner[closed]]
             owner, low, high, whole = owner[~done], low[~done], high[~done], whole[~done]
-            if WORTH * (before - len(still)) < before:
+            idle = idle + 1 if WORTH * (before - len(still)) < before else 0
+            if idle == IDLE:
                 break
         return margins
 

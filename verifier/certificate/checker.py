@@ -214,15 +214,17 @@ class Checker:
         return near, np.nextafter(np.array([x / scale for x in totals]), -math.inf)
 
     def margin(self, k: int, numbers: Array, found: list[Fraction], empty: Array) -> Fraction:
-        """The least margin of leaves by lower bounds of their combinations of rows."""
-        least, constants = Fraction(1 << 200), self.cases[k].constants
+        """The least margin of leaves by lower bounds of their combinations of rows. Refuses the worst of them."""
+        least, constants, worst = Fraction(1 << 200), self.cases[k].constants, (Fraction(1 << 200), -1)
         for i, bound, nothing in zip(numbers.tolist(), found, empty.tolist(), strict=True):
             weights = [Fraction(int(weight)) for weight in self.hints[f"weights.{k}"][i]]
             total = bound + sum(map(Fraction.__mul__, constants, weights))
             total /= sum(weights) or 1
-            if not (nothing or total > 0):
-                raise Unproved(f"leaf {i} of set {k} is not proved: its bound is {float(total):.6g}", float(total))
-            least = least if nothing else min(least, total)
+            if not nothing:
+                least, worst = min(least, total), min(worst, (total, i))
+        bound, i = worst
+        if not least > 0:
+            raise Unproved(f"leaf {i} of set {k} is not proved: its bound is {float(bound):.6g}", float(bound))
         return least
 
 

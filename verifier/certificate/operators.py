@@ -119,8 +119,12 @@ def resize(net: Building, op: str, inputs: list[Any], a: Attributes) -> Any:
     need(plain and "axes" not in a and np.shape(scales) == (x.ndim,), f"{op} of this kind is not supported")
     need(((scales >= 1) & (scales == np.rint(scales)) & (scales < 256)).all(), f"{op} by a broken scale")
     need(x.size * math.prod(scales.tolist()) < MOST_VALUES, "the model is too large")
-    rounded = {b"floor": np.floor, b"ceil": np.ceil, b"round_prefer_floor": lambda c: np.ceil(c - 0.5),
-               b"round_prefer_ceil": lambda c: np.floor(c + 0.5)}  # fmt: skip
+    rounded: dict[bytes, Callable[[Array], Array]] = {
+        b"floor": np.floor,
+        b"ceil": np.ceil,
+        b"round_prefer_floor": lambda c: np.ceil(c - 0.5),
+        b"round_prefer_ceil": lambda c: np.floor(c + 0.5),
+    }
     need(rule in rounded, f"{op} of this kind is not supported")
     for axis, scale in enumerate(scales.tolist()):
         i = np.arange(int(x.shape[axis] * scale))

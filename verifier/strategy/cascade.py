@@ -17,7 +17,7 @@ from verifier.simplify import simplified
 from verifier.spec.property import Property
 from verifier.strategy.question import Question, Subject
 from verifier.strategy.settings import Settings
-from verifier.strategy.stages import SOLVER_TOLERANCE, STAGES
+from verifier.strategy.stages import SOLVER_TOLERANCE, STAGES, few_inputs
 from verifier.verdict import Result, StageReport, Verdict
 
 CASCADE = ("predict", "interval", "attack", "forward", "crown", "restarts", "bab", "milp")
@@ -47,6 +47,8 @@ def verify(
     names: tuple[str, ...] = cascade if settings.method == "auto" else ("predict", settings.method)
     if settings.attacked:
         names = tuple(name for name in names if name not in ATTACKS)
+    if not few_inputs(question):
+        names = tuple(name for name in names if name != "forward")
     reports: list[StageReport] = []
     for name in names:
         if question.decided or question.remaining <= 0:
