@@ -72,8 +72,9 @@ class Builder:
         """Bounds of linear forms from those of the columns."""
         lower, upper = np.concatenate(self._lower), np.concatenate(self._upper)
         matrix = widened(matrix, self.size)
-        center, radius = matrix @ ((lower + upper) / 2) + constant, abs(matrix) @ ((upper - lower) / 2)
-        return center - radius, center + radius
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows bounds nothing, and no program takes it
+            center, radius = matrix @ ((lower + upper) / 2) + constant, abs(matrix) @ ((upper - lower) / 2)
+            return center - radius, center + radius
 
     def program(self, cost: np.ndarray, offset: float = 0.0) -> LinearProgram:
         """The program so far, with the given cost per column."""

@@ -74,8 +74,10 @@ class Rounds:
         close = leaf_closer(graph, region, self.nodes, units, rows)
         sizes = [len(s.C) for s in unsafe]
         record = None if self.records is None else self.records.neuron_record(units, sizes, self.nodes)
+        # What rests on shaved ends proves a margin above zero, and no more: a proof tries without first.
+        shaves = record is None or not first
         shave_until = time.monotonic() + SHAVING_SHARE * min(self.patience, self.deadline - time.monotonic())
-        return NeuronSplits(evaluator, rows, enough, steps, shortlist, close, record, shave_until)
+        return NeuronSplits(evaluator, rows, enough, steps, shortlist, close, record, shave_until if shaves else None)
 
 
 def _widths(units: Units) -> dict[int, float]:
