@@ -143,3 +143,28 @@ class PiecewiseLinear(Activation):
     def unstable(self, z: Interval) -> Tensor:
         inside = [(z.lower < point) & (z.upper > point) for point in self.breakpoints]
         return torch.stack(inside).any(0)
+
+
+@dataclass(frozen=True, eq=False)
+class Smooth(Activation):
+    """An activation that is nowhere linear, with two parameters: alpha[0] picks its lower line, alpha[1] its upper."""
+
+    parameters: ClassVar[int] = 2
+
+    @abstractmethod
+    def slope(self, z: Tensor) -> Tensor:
+        """The first derivative."""
+
+    def unstable(self, z: Interval) -> Tensor:
+        return z.upper > z.lower
+
+    def initial(self, z: Interval, rule: str) -> Tensor:
+        half = torch.full_like(z.lower, 0.5)
+        return torch.stack((half, half))
+
+    def relax(self, z: Interval, alpha: Tensor) -> Relaxation:
+        return self.lines(z)(alpha)
+
+    @abstractmethod
+    def lines(self, z: Interval) -> Callable[[Tensor], Relaxation]:
+        """See `Activation.lines`; here it says what `relax` answers."""

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from verifier.ops.base import Activation, Relaxation
+from verifier.ops.base import Relaxation, Smooth
 from verifier.types import Interval
 
 BISECTIONS = 40
@@ -24,7 +24,7 @@ Segment = tuple[Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
-class Curved(Activation):
+class Curved(Smooth):
     """A function whose slope is monotone between its `inflections` (kinks included).
 
     convex: on each segment between them, one more, whether the slope rises. turns: where the function has extreme
@@ -35,7 +35,6 @@ class Curved(Activation):
     has at the ends, which need not be exact, and which are the chord's for a concave f.
     """
 
-    parameters: ClassVar[int] = 2
     inflections: ClassVar[tuple[float, ...]] = ()
     turns: ClassVar[tuple[float, ...]] = ()
     domain: ClassVar[tuple[float, float]] = (-torch.inf, torch.inf)
@@ -44,10 +43,6 @@ class Curved(Activation):
     @abstractmethod
     def convex(self) -> tuple[bool, ...]:
         """Whether the function is convex, segment by segment."""
-
-    @abstractmethod
-    def slope(self, z: Tensor) -> Tensor:
-        """The first derivative."""
 
     def interval(self, z: Interval) -> Interval:
         known = (z.lower > self.domain[0]) & (z.upper <= self.domain[1])
@@ -64,16 +59,6 @@ class Curved(Activation):
         l, u = torch.where(known, z.lower, 1.0), torch.where(known, z.upper, 1.0)
         ends = [end for a, b, _ in self.segments(l, u) for end in (a, b)]
         return torch.where(known, torch.stack([self.slope(end).abs() for end in ends]).amax(0), torch.inf)
-
-    def unstable(self, z: Interval) -> Tensor:
-        return z.upper > z.lower
-
-    def initial(self, z: Interval, rule: str) -> Tensor:
-        half = torch.full_like(z.lower, 0.5)
-        return torch.stack((half, half))
-
-    def relax(self, z: Interval, alpha: Tensor) -> Relaxation:
-        return self.lines(z)(alpha)
 
     def lines(self, z: Interval) -> Callable[[Tensor], Relaxation]:
         known, whole = self.known(z), self.interval(z)

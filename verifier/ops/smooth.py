@@ -6,12 +6,11 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from verifier.ops.base import Activation, Relaxation
+from verifier.ops.base import Relaxation, Smooth
 from verifier.ops.registry import Call, importer, register
 from verifier.types import Interval
 
@@ -21,7 +20,7 @@ Function = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
-class SShaped(Activation):
+class SShaped(Smooth):
     """A function that is convex below zero, concave above, increasing and bounded.
 
     An upper line is the chord while that lies above, else the tangent at a point between the point of contact of the
@@ -29,28 +28,12 @@ class SShaped(Activation):
     alpha[0], are the upper lines of -f(-z).
     """
 
-    parameters: ClassVar[int] = 2
-
-    @abstractmethod
-    def slope(self, z: Tensor) -> Tensor:
-        """The first derivative."""
-
     @abstractmethod
     def curvature(self, z: Tensor) -> Tensor:
         """The second derivative."""
 
     def steepest(self, z: Interval) -> Tensor:
         return self.slope(torch.zeros_like(z.lower))
-
-    def unstable(self, z: Interval) -> Tensor:
-        return z.upper > z.lower
-
-    def initial(self, z: Interval, rule: str) -> Tensor:
-        half = torch.full_like(z.lower, 0.5)
-        return torch.stack((half, half))
-
-    def relax(self, z: Interval, alpha: Tensor) -> Relaxation:
-        return self.lines(z)(alpha)
 
     def lines(self, z: Interval) -> Callable[[Tensor], Relaxation]:
         upper_line = self._upper_line(self.forward, z.lower, z.upper)
