@@ -17,10 +17,14 @@ from verifier import solvers, strategy
 from verifier.attack.pgd import Pgd
 from verifier.attack.replay import replay
 from verifier.bounds.alpha import Alpha
+from verifier.bounds.balance import balanced
+from verifier.bounds.interval import propagate
 from verifier.encoding import Encoding
 from verifier.errors import InputError, SolverError, SolverUnavailableError, SpecificationError
 from verifier.graph import Graph, GraphBuilder
 from verifier.ops.affine import Linear
+from verifier.ops.powers import Square
+from verifier.ops.product import QuarterDifference, SumDifference
 from verifier.ops.relu import ReLU
 from verifier.program import Solution, SolveOptions, Status
 from verifier.spec.property import HalfSpaces, Property, Region, exact
@@ -414,3 +418,22 @@ def test_a_wide_layer_is_linear_in_its_weights() -> None:
             found = answer(graph, prop, method).verdict
             assert found is verdict or (verdict is Verdict.FALSIFIED and method not in ("auto", "milp"))
             assert found is not (Verdict.VERIFIED if verdict is Verdict.FALSIFIED else Verdict.FALSIFIED)
+
+
+def test_bounds_of_scaled_factors_say_nothing_of_the_unscaled_ones() -> None:
+    """A factor 256 times wider than the other is scaled by a sixteenth: bounds of its sums hold in that form alone."""
+    builder = GraphBuilder((2,))
+    wide = builder.add(Linear(torch.tensor([[256.0, 0.0]]), torch.zeros(1)), 0)
+    narrow = builder.add(Linear(torch.tensor([[0.0, 1.0]]), torch.zeros(1)), 0)
+    both = builder.add(SumDifference(torch.ones(1)), wide, narrow)
+    builder.add(QuarterDifference(), builder.add(Square(), both))
+    graph = builder.finish().to(torch.float64)
+    box = Region(exact(-np.ones(2)), exact(np.ones(2))).box()
+    analysed = balanced(graph, box)
+    _, known = propagate(analysed, box)
+    _, plain = propagate(graph, box)
+    found = strategy.question._transferred(known, analysed, graph)
+    assert found is not None and strategy.question._transferred(known, analysed, analysed) == known
+    for node, z in found.items():
+        assert (z.lower <= plain[node].lower).all() and (z.upper >= plain[node].upper).all()
+        assert (known[node].upper < plain[node].upper).all()

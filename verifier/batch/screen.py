@@ -16,7 +16,7 @@ from verifier.proof import Proof
 from verifier.search.record import Records
 from verifier.simplify import simplified
 from verifier.spec.property import Property
-from verifier.strategy import ALLOWANCE, Subject
+from verifier.strategy import ALLOWANCE, Subject, forms
 from verifier.types import Box
 
 CHUNK = 1 << 18  # values of the widest node that are bounded at a time
@@ -47,8 +47,7 @@ class Screen:
         self.C, self.d, self.sets = (torch.stack(parts).to(device) for parts in zip(*stacked, strict=True))
         self.evaluations, self.rows = 0, torch.full_like(self.d, -math.inf)
         C, d = self.C.flatten(0, 1).unique(dim=0), self.d.abs().max()
-        graphs = (self.graph, subject.graph.to(device=device), subject.graph.stated.to(device=device))
-        errors = [forward_error(graph, hull, C, d.expand(len(C))) for graph in graphs]
+        errors = [forward_error(graph, hull, C, d.expand(len(C))) for graph in forms(subject, self.graph)]
         self.allowance = ALLOWANCE * float(torch.tensor(errors, dtype=torch.float64).max())  # NaN if one is
 
     def whole(self, deadline: float) -> Tensor:

@@ -16,6 +16,7 @@ from verifier.attack.replay import replay
 from verifier.bounds.enclosure import forward_error
 from verifier.graph import Graph
 from verifier.ops.base import Activation
+from verifier.ops.product import SumDifference
 from verifier.search.record import Records
 from verifier.spec.property import Property
 from verifier.strategy.settings import Settings
@@ -89,21 +90,12 @@ class Question:
     def _rounding_allowance(self, known: Mapping[int, Interval] | None) -> float:
         """Twice what rounding does to a forward pass in the region: huge values inside must not pass for proof.
 
-        The network counts as stated, as loaded and as analysed: merging ops or neurons may cancel huge constants.
-        known: bounds of what activations read in the network as analysed; its activations are those of the others, one
-        for one, unless neurons were merged. NaN where an error is.
+        known: bounds of what activations read in the network as analysed, if intervals alone do not do. NaN where an
+        error is.
         """
-        device = self.graph.device
-        loaded = self.subject.graph
-        graphs = {self.graph, loaded.to(torch.float64, device), loaded.stated.to(device=device)}
-        read = _read_in_order(self.graph)
         errors = []
-        for graph in graphs:
-            own = None
-            if known is not None and [graph.nodes[i].shape for i in _read_in_order(graph)] == [
-                self.graph.nodes[i].shape for i in read
-            ]:
-                own = {place: known[i] for place, i in zip(_read_in_order(graph), read, strict=True)}
+        for graph in forms(self.subject, self.graph):
+            own = None if known is None else _transferred(known, self.graph, graph)
             errors.append(forward_error(graph, self.box, self.C, self.d, own))
         return ALLOWANCE * float(torch.tensor(errors, dtype=torch.float64).max())
 
@@ -161,6 +153,30 @@ class Question:
             self.counterexample, self.outputs = x.astype(np.float32), verdict.outputs
         elif verdict.float32 or verdict.real:
             self.doubts.append(verdict.reason)
+
+
+def forms(subject: Subject, analysed: Graph) -> set[Graph]:
+    """The network as analysed, loaded and stated, in float64: merging ops or neurons may cancel huge constants."""
+    loaded = subject.graph
+    return {analysed, loaded.to(torch.float64, analysed.device), loaded.stated.to(device=analysed.device)}
+
+
+def _transferred(known: Mapping[int, Interval], analysed: Graph, graph: Graph) -> dict[int, Interval] | None:
+    """Bounds of what activations read in one form of a network, for another form of it.
+
+    Their activations are the same, one for one, unless neurons were merged: then None. What activations read is the
+    same, but for the factors of products, which are scaled in one form: nothing is known of them in another.
+    """
+    theirs, ours = _read_in_order(graph), _read_in_order(analysed)
+    if [graph.nodes[i].shape for i in theirs] != [analysed.nodes[k].shape for k in ours]:
+        return None
+    pairs = list(zip(theirs, ours, strict=True))
+    scaled = {i for i, k in pairs if graph is not analysed and isinstance(analysed.nodes[k].op, SumDifference)}
+    return {i: _unknown(known[k]) if i in scaled else known[k] for i, k in pairs}
+
+
+def _unknown(z: Interval) -> Interval:
+    return Interval(torch.full_like(z.lower, -math.inf), torch.full_like(z.upper, math.inf))
 
 
 def _read_in_order(graph: Graph) -> list[int]:
