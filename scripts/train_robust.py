@@ -27,11 +27,11 @@ TIMEOUT_S = 10.0
 WITHOUT_BOUNDS = ("standard", "fgsm", "pgd", "gradient_norm", "trades", "tulip")
 
 CONV = ("mnist", "conv_small")
-FAST: dict[str, Any] = {"lr": 5e-3, "warm_up": 0.5, "ramp": 4.0}
-LONG: dict[str, Any] = {"lr": 5e-3, "warm_up": 0.5, "ramp": 5.0, "shift": 1, "averaging": 0.9995}
+FAST: dict[str, Any] = {"batch_size": 256, "lr": 5e-3, "warm_up": 0.5, "ramp": 4.0}
 CNN7 = ("mnist", "cnn7")
 PUBLISHED: dict[str, Any] = {
     "epochs": 70,
+    "batch_size": 256,
     "lr": 5e-4,
     "decay": "steps",
     "milestones": (50, 60),
@@ -42,15 +42,16 @@ PUBLISHED: dict[str, Any] = {
     "regularise": 0.5,
 }
 SHORT = Config(*CONV, "mtl_ibp", 0.1, options={"alpha": 0.015}, epochs=28, **FAST)
+LONG = replace(SHORT, train_eps=0.12, options={"alpha": 0.02}, epochs=100, ramp=5.0, shift=1, averaging=0.9995)
 RUNS = {
     "mnist_conv_mtl_ibp": SHORT,
     # How much of a figure is chance.
     "mnist_conv_mtl_ibp_seed1": replace(SHORT, seed=1),
     "mnist_conv_mtl_ibp_seed2": replace(SHORT, seed=2),
     # Longer, with shifted images and a larger radius, since the short run ends by fitting the training set.
-    "mnist_conv_mtl_ibp_long": Config(
-        *CONV, "mtl_ibp", 0.1, train_eps=0.12, options={"alpha": 0.02}, epochs=100, **LONG
-    ),
+    "mnist_conv_mtl_ibp_long": LONG,
+    "mnist_conv_mtl_ibp_long_seed1": replace(LONG, seed=1),
+    "mnist_conv_mtl_ibp_long_seed2": replace(LONG, seed=2),
     "mnist_conv_ibp": Config(*CONV, "ibp", 0.1, epochs=16, **FAST),
     "mnist_conv_ibp_03": Config(*CONV, "ibp", 0.3, epochs=24, **FAST | {"lr": 3e-3, "ramp": 10.0}),
     "mnist_conv_mtl_ibp_03": Config(*CONV, "mtl_ibp", 0.3, options={"alpha": 0.3}, epochs=24, **FAST | {"ramp": 6.0}),

@@ -12,7 +12,8 @@ from verifier.spec.robustness import label_margin
 from verifier.types import Box
 from verifier.zoo import build, card_path, read_card
 
-MODELS = sorted((Path(__file__).parents[1] / "models").glob("*.pt"))
+ROOT = Path(__file__).parents[1]
+MODELS = sorted((ROOT / "models").glob("*.pt"))
 DIGITS = [path for path in MODELS if path.stem.startswith("digits")]
 NAMES = {
     "digits_mlp",
@@ -24,6 +25,8 @@ NAMES = {
     "mnist_conv_mtl_ibp_seed1",
     "mnist_conv_mtl_ibp_seed2",
     "mnist_conv_mtl_ibp_long",
+    "mnist_conv_mtl_ibp_long_seed1",
+    "mnist_conv_mtl_ibp_long_seed2",
     "mnist_conv_ibp",
     "mnist_conv_ibp_03",
     "mnist_conv_trades",
@@ -78,6 +81,26 @@ def test_pgd_accuracy_is_the_cards(path):
         attack = Pgd(steps=entry.steps, restarts=entry.restarts, seed=1)  # other starting points than the card's
         survived = (attack(model, region, label_margin(data.labels)).margin > 0).double().mean().item()
         assert survived == pytest.approx(entry.accuracy, abs=0.02)
+
+
+def test_the_readme_tells_what_the_cards_say():
+    """Of every convolutional MNIST network: percents and minutes, "-" where none is known."""
+    found = {}
+    for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) == 11 and cells[0].startswith("`models/"):
+            found[Path(cells[0].strip("`")).stem] = [float(c) if c != "-" else None for c in cells[2:]]
+    assert found.keys() == {name for name in NAMES if name.startswith("mnist_conv")}
+    for name, row in found.items():
+        card = read_card(ROOT / "models" / f"{name}.json")
+        (eps,) = {entry.eps for entry in card.certified}
+        share = {entry.method: entry.accuracy for entry in card.certified}
+        attacked = next(entry.accuracy for entry in card.pgd if entry.eps == eps)
+        told = [share.get(method) for method in ("interval", "crown_ibp", "crown", "complete")]
+        shares = [card.clean_accuracy, attacked, *told, card.certified[-1].undecided]
+        expected = [eps, *(s if s is None else pytest.approx(100 * s) for s in shares)]
+        minutes = card.recipe.cpu_minutes
+        assert row == [*expected, minutes if minutes is None else pytest.approx(minutes, abs=0.051)], name
 
 
 def test_accuracy_floors():

@@ -35,7 +35,7 @@ EXIT_CODES = {"VERIFIED": 0, "FALSIFIED": 1, "UNKNOWN": 3}
 
 NUMBER = r"-?\d+\.\d+(?:e[+-]\d+)?"
 TOKEN = re.compile(
-    rf"(?P<time>\b\d+\.\d+ s\b)|(?P<count>\b\d+(?= subdomains| steps))|(?P<number>{NUMBER})|(?P<any>\.\.\.)"
+    rf"(?P<time>\b\d+\.\d+ s\b)|(?P<count>\b\d+(?= subdomains?| steps))|(?P<number>{NUMBER})|(?P<any>\.\.\.)"
     r"|(?P<space>\s+)|(?P<text>.)"
 )
 SEARCH = re.compile(r"^bab |\(bab, ")  # lines that tell how branch and bound ended

@@ -100,23 +100,43 @@ class End:
     turn: int
 
 
+@dataclass(frozen=True, eq=False)
+class Plane:
+    """Planes R.p + r above ReLUs, over what these read (see certificate/planes.py): the R, of which r follows.
+
+    activation: its number. positions: (k,), of its neurons, increasing. sources: by the number of an activation whose
+    outputs are read (INPUT: the network's input), rows (m,), places (m,) and shares (m,): which of the k neurons, which
+    position of the source, and which part of the neuron's weight there is R; 0 elsewhere.
+    """
+
+    activation: int
+    positions: np.ndarray
+    sources: Mapping[int, tuple[np.ndarray, np.ndarray, np.ndarray]]
+
+
 @dataclass(frozen=True)
 class Proof:
     """What a search hands over: a tree for every unsafe set, in the order of the property's normal form.
 
     lemmas: each rests on those about earlier activations. ends: by unsafe set (default: none), in the order of their
-    turns; its tree rests on them. slots: the lines that leaves may state slopes of: neurons,
-    and whether it is the line above (used where the coefficient is negative). refine: whether bounds of activations'
-    inputs are refined by backward passes (default: where intervals are not exact); 2: by parallel lines. recompute: by
-    tree (default: for none), whether that is done anew in every part, and what linear bounds prove of a part is cut
-    off; worth it for splits of inputs, and then `extra` does not count. merge: whether ReLUs that read the same but for
-    the sign are one.
+    turns; its tree rests on them. slots: what leaves may state numbers of: neurons, and a side. 0 and 1: the slope of
+    the line below and above (used where the coefficient is negative); 2: in [0, 1], to which part of the neuron its
+    plane takes the place of the line above. planes: by unsafe set (default: none), those which its tree and ends may
+    use. refine: whether bounds of activations' inputs are refined by backward passes (default: where intervals are not
+    exact); 2: by parallel lines. recompute: by tree (default: for none), whether that is done anew in every part, and
+    what linear bounds prove of a part is cut off; worth it for splits of inputs, and then `extra` does not count.
+    merge: whether ReLUs that read the same but for the sign are one. scales: exponents of two that the first factors of
+    products are scaled by, in the order of the products (default: 0). bounds: by the number of an activation, what the
+    search takes for granted of its inputs, (n,) each; no part of the proof, but a rehearsal can rest on it.
     """
 
     trees: Sequence[Tree]
     lemmas: Sequence[Lemma] = ()
     ends: Sequence[Sequence[End]] = ()
-    slots: Sequence[tuple[Neuron, bool]] = ()
+    slots: Sequence[tuple[Neuron, int]] = ()
     refine: Sequence[int] | None = None
     recompute: Sequence[bool] = ()
     merge: bool = False
+    scales: Sequence[int] = ()
+    planes: Sequence[Sequence[Plane]] = ()
+    bounds: Mapping[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from victims import Arrays, Claim, Header, Victim
 
-from verifier.certificate.trees import MAGIC, TYPES
+from verifier.certificate.trees import MAGIC, TYPES, order
 
 SHAPES = ("kind", "position", "point")  # arrays that have an entry for every node of a tree
 STRANGE = (0.0, -0.0, 1.0, -1.0, 1e-300, 1e300, -1e300, float("inf"), float("-inf"), float("nan"))
@@ -23,7 +23,7 @@ def packed(header: Header, arrays: Arrays) -> bytes:
     listed = [[name, list(array.shape)] for name, array in arrays.items()]
     text = json.dumps({**header, "arrays": listed}).encode()
     with np.errstate(all="ignore"):  # numbers of one array may stand in another
-        data = b"".join(array.astype(TYPES[name.split(".")[0]]).tobytes() for name, array in arrays.items())
+        data = b"".join(array.astype(TYPES[name.split(".")[0]]).tobytes(order(name)) for name, array in arrays.items())
     return MAGIC + len(text).to_bytes(4, "little") + text + zlib.compress(data, 1)
 
 
@@ -132,7 +132,8 @@ def swapped_arrays(draw: np.random.Generator, header: Header, arrays: Arrays) ->
 
 def renamed(draw: np.random.Generator, header: Header, arrays: Arrays) -> None:
     name = list(arrays)[int(draw.integers(len(arrays)))]
-    new = f"{name.split('.')[0]}.{draw.choice(['0', '1', 'a0', 'a1', 'a2', 'b1', 'a0.b1', 'a1.b1', '', 'model'])}"
+    ends = ["0", "1", "a0", "a1", "a2", "b1", "a0.b1", "a1.b1", "s0", "p0", "", "model"]
+    new = f"{name.split('.')[0]}.{draw.choice(ends)}"
     arrays[new] = arrays.pop(name)
 
 
@@ -170,12 +171,16 @@ FORGERIES: dict[str, Forge] = {
     "signs": changed("extra", "point", to=at_some(lambda draw, array: -array)),
     "sizes": changed("extra", "point", to=at_some(resized)),
     "strange numbers": changed("extra", "point", to=at_some(real)),
-    "whole numbers": changed("kind", "position", "weights", "code", "slots", "codes", "target", to=at_some(whole)),
+    "whole numbers": changed(
+        "kind", "position", "weights", "code", "slots", "finer", "target", "unit", "planes", to=at_some(whole)
+    ),
     "kinds": changed("kind", to=at_some(lambda draw, array: draw.integers(0, 4, array.shape))),
     "positions": changed("position", to=at_some(lambda draw, array: draw.integers(0, 8, array.shape))),
     "weights": changed("weights", to=at_some(lambda draw, array: draw.integers(0, 1 << 16, array.shape))),
-    "slopes": changed("codes", to=at_some(lambda draw, array: draw.integers(0, 256, array.shape))),
-    "targets": changed("target", "slots", to=at_some(lambda draw, array: 1 - np.minimum(array, 1))),
+    "slopes": changed(
+        "codes", "finer", "share", to=at_some(lambda draw, array: draw.integers(0, 1 << 16, array.shape))
+    ),
+    "targets": changed("target", "slots", "unit", to=at_some(lambda draw, array: 1 - np.minimum(array, 1))),
     "exchanged": changed(*TYPES, to=exchanged),
     "shortened": changed(*TYPES, to=shortened),
     "repeated": changed(*TYPES, to=repeated),

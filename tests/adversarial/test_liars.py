@@ -48,15 +48,16 @@ def test_no_lie_of_many_is_accepted() -> None:
 
 
 def test_every_certificate_of_the_search_is_about_splits_of_another_kind() -> None:
-    """Split inputs with bounds anew, merged neurons, several rows, and split neurons with lemmas."""
+    """Split inputs with bounds anew, merged neurons, several rows, split neurons with planes and lemmas, windows."""
     found = {name: victim.parts for name, victim in victims().items()}
     assert all(checker.check(v.certificate.content, *files(v), "rounded").leaves for v in victims().values())
     assert found["halved-0"][0]["recompute"] == [1] and len(found["halved-0"][1]["kind.0"]) > 3
     assert found["mirrored-0"][0]["merge"] == 1
     assert found["conjoined-0"][1]["weights.0"].shape[1] == 2 and found["conjoined-0"][1]["weights.0"].all()
-    header, arrays = found["split-1"]
-    assert header["recompute"] == [0] and arrays["kind.0"].max() > 2 and arrays["extra.0"].any()
-    assert arrays["kind.a1"].max() > 1 and arrays["codes"].size and arrays["target.a1"].size
+    header, arrays = found["split-2"]
+    assert header["recompute"] == [0] and arrays["kind.0"].max() > 2 and arrays["share.p0"].any()
+    assert arrays["kind.a1"].max() > 1 and arrays["finer"].size and arrays["extra.a1"].any()
+    assert any(found["convolved-1"][0]["refine"])
 
 
 def files(victim: Victim) -> tuple[bytes, bytes]:
@@ -98,9 +99,9 @@ def test_a_certificate_without_leaves_proves_nothing() -> None:
 
 def test_each_strange_number_in_each_place() -> None:
     """One after the other, in a certificate of split neurons about a claim that is false by little."""
-    victim = victims()["split-1"]
+    victim = victims()["split-2"]
     claim, (header, arrays) = victim.false[0], victim.parts
-    for name in ("point.0", "extra.0", "point.a1", "extra.a1"):
+    for name in ("point.0", "point.a1", "extra.a1"):
         for i in np.linspace(0, arrays[name].size - 1, 5).astype(int):
             for number in STRANGE:
                 copies = {**arrays, name: arrays[name].copy()}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache
 from itertools import pairwise
@@ -21,7 +22,12 @@ from verifier.certificate.claim import Certificate
 from verifier.certificate.statement import vnnlib
 from verifier.certificate.trees import TYPES, unpack
 from verifier.certified import verify_certified
+from verifier.graph import GraphBuilder
 from verifier.load.export import onnx_bytes
+from verifier.ops.affine import Linear
+from verifier.ops.convolution import Conv2d
+from verifier.ops.relu import ReLU
+from verifier.ops.shape import Reshape
 from verifier.spec.property import HalfSpaces, Property, Region, exact
 from verifier.spec.robustness import ball
 from verifier.spec.vnnlib import parse
@@ -74,10 +80,10 @@ def margin(layers: Layers, prop: Property, point: np.ndarray) -> Fraction:
     return min(max(exact(s.C.numpy()) @ y + exact(s.d.numpy())) for s in prop.unsafe)
 
 
-def certified(layers: Layers, prop: Property, wanted: Sequence[str] = ()) -> Certificate:
+def certified(subject: Subject, prop: Property, wanted: Sequence[str] = ()) -> Certificate:
     """A certificate in which these arrays are not empty; what a search leaves behind depends on the clock."""
     for _ in range(TRIES):
-        certificate = verify_certified(Subject(network(layers)), prop, Settings(timeout=120, device="cpu")).certificate
+        certificate = verify_certified(subject, prop, Settings(timeout=120, device="cpu")).certificate
         assert certificate is not None, "a victim has no certificate"
         arrays = unpack(certificate.content)
         if all(name in arrays and arrays[name].any() for name in wanted):
@@ -85,9 +91,20 @@ def certified(layers: Layers, prop: Property, wanted: Sequence[str] = ()) -> Cer
     raise AssertionError(f"no certificate has {', '.join(wanted)}")
 
 
-def victim(layers: Layers, prop: Property, point: np.ndarray, gap: float, wanted: Sequence[str] = ()) -> Victim:
-    """Certifies a property whose margin at a point (Fractions) is `gap`; the false claims are violated there."""
-    certificate = certified(layers, prop, wanted)
+def victim(
+    layers: Layers,
+    prop: Property,
+    point: np.ndarray,
+    gap: float,
+    wanted: Sequence[str] = (),
+    subject: Subject | None = None,
+) -> Victim:
+    """Certifies a property whose margin at a point (Fractions) is `gap`; the false claims are violated there.
+
+    subject: the network in another form than these layers.
+    """
+    subject = subject or Subject(network(layers))
+    certificate = certified(subject, prop, wanted)
     below = -(gap + NEAR)
     *others, (weight, bias) = layers
     lowered: Layers = [*others, (weight, bias + below)]
@@ -96,13 +113,13 @@ def victim(layers: Layers, prop: Property, point: np.ndarray, gap: float, wanted
     wide = Property(Region(prop.region.lower - 64, prop.region.upper + 64), prop.unsafe)
     far = farthest(layers, wide)
     false = []
-    for name, net, claimed, place in (
-        ("the half-spaces moved", layers, moved, point),
-        ("another network", lowered, prop, point),
-        ("a wider box", layers, wide, far),
+    for name, net, model, claimed, place in (
+        ("the half-spaces moved", layers, subject.graph, moved, point),
+        ("another network", lowered, network(lowered), prop, point),
+        ("a wider box", layers, subject.graph, wide, far),
     ):
         if violated(net, claimed, place):
-            false.append(Claim(name, onnx_bytes(network(net)), vnnlib(claimed).encode()))
+            false.append(Claim(name, onnx_bytes(model), vnnlib(claimed).encode()))
     assert len(false) >= 2
     return Victim(certificate, false)
 
@@ -144,18 +161,44 @@ def conjoined(seed: int) -> Victim:
 
 
 def split(seed: int) -> Victim:
-    """Split neurons, with multipliers, slopes, and lemmas that rest on splits of their own."""
+    """Split neurons, with slopes, planes above ReLUs, and lemmas that rest on splits of their own, with multipliers."""
     draw, gap = np.random.default_rng(seed), 2.0**-5
     sizes = (60, 6, 4, 1)
     layers = [(coarse(draw, n, m), coarse(draw, n)) for m, n in pairwise(sizes)]
-    quarter = np.full(60, Fraction(1, 4), dtype=object)
-    prop = question(-quarter, quarter, [(np.ones((1, 1)), np.full(1, 1e3))])
+    return attacked(layers, Fraction(1, 4), gap, ("kind.0", "share.p0", "kind.a1", "extra.a1", "finer"))
+
+
+def attacked(
+    layers: Layers, eps: Fraction, gap: float, wanted: Sequence[str], subject: Subject | None = None
+) -> Victim:
+    """The claim, in a box around zero, whose margin at the worst point that an attack finds is `gap`."""
+    side = np.full(layers[0][0].shape[1], eps, dtype=object)
+    prop = question(-side, side, [(np.ones((1, 1)), np.full(1, 1e3))])
     graph = network(layers).to(torch.float32)
     points, margins = Pgd(steps=60, restarts=8)(graph, prop.region.inner_box(), prop.margin)
     point = exact(points[int(margins.argmin())].numpy())
     d = np.array([float(Fraction(gap) - output(layers, point)[0])])
-    prop = question(-quarter, quarter, [(np.ones((1, 1)), d)])
-    return victim(layers, prop, point, gap, ("kind.0", "extra.0", "kind.a1", "extra.a1", "codes"))
+    prop = question(-side, side, [(np.ones((1, 1)), d)])
+    return victim(layers, prop, point, gap, wanted, subject)
+
+
+def convolved(seed: int) -> Victim:
+    """Two convolutions, whose neurons are bounded by windows; every map is a dense layer to who attacks them."""
+    draw, shape, layers = np.random.default_rng(seed), (1, 4, 4), Layers()
+    builder = GraphBuilder((16,))
+    x = builder.add(Reshape(shape), 0)
+    for channels in (3, 2):
+        kernel, bias = coarse(draw, channels, shape[0], 2, 2), coarse(draw, channels)
+        conv = Conv2d(torch.from_numpy(kernel), torch.from_numpy(bias), (1, 1), (0, 0), (1, 1), 1)
+        x = builder.add(ReLU(), builder.add(conv, x))
+        every = torch.eye(math.prod(shape), dtype=torch.float64).reshape(-1, *shape)
+        maps = replace(conv, bias=None).forward(every)
+        shape = (channels, *maps.shape[2:])
+        layers.append((maps.flatten(1).T.numpy(), np.repeat(bias, math.prod(shape[1:]))))
+    layers.append((coarse(draw, 1, 8), np.zeros(1)))
+    last = Linear(*(torch.from_numpy(part) for part in layers[-1]))
+    builder.add(last, builder.add(Reshape((8,)), x))
+    return attacked(layers, Fraction(1, 4), 0.5, ("kind.0",), Subject(builder.finish()))
 
 
 def balled(norm: int) -> Victim:
@@ -175,7 +218,7 @@ def balled(norm: int) -> Victim:
     point = min((exact(origin + step) for step in steps), key=lambda x: output(layers, x)[0])
     assert region.contains(point)
     d = float(Fraction(gap) - output(layers, point)[0])
-    certificate = certified(layers, claimed(region, d))
+    certificate = certified(Subject(network(layers)), claimed(region, d))
     below = -(gap + NEAR)
     *others, (weight, bias) = layers
     lowered: Layers = [*others, (weight, bias + below)]
@@ -221,7 +264,8 @@ SOURCES: dict[str, tuple[Callable[[int], Victim], Sequence[int]]] = {
     "halved": (halved, (0, 1)),
     "mirrored": (mirrored, (0, 1)),
     "conjoined": (conjoined, (0, 1)),
-    "split": (split, (1,)),
+    "split": (split, (2,)),
+    "convolved": (convolved, (1,)),
     "balled": (balled, (1, 2)),
     "regional": (regional, (0,)),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from verifier.batch.curve import Bisection, bisections, curve, parse_radii
-from verifier.batch.records import FALSIFIED, UNKNOWN, VERIFIED, Record
+from verifier.batch.records import ERROR, FALSIFIED, UNKNOWN, VERIFIED, Record
 from verifier.errors import VerifierError
 
 
@@ -15,22 +15,45 @@ def answer(position: int, safe: int, broken: int) -> Record:
     return Record(0, str(position), 0, 0, verdict, "", 0.0, point="x" if broken else None)
 
 
+def placed(one: Bisection, safe: int, broken: int, weak: int | None) -> list[int]:
+    """What is asked until an input is placed. weak: attacks alone break it from there on; None: none are made."""
+    asked = []
+    while weak is not None and (position := one.next_attack()) is not None:
+        if position >= weak:
+            one.tell(position, answer(position, safe, broken))
+        else:
+            one.resist(position)
+    while (position := one.next()) is not None:
+        asked.append(position)
+        one.tell(position, answer(position, safe, broken))
+    assert (one.verified, one.falsified) == (safe - 1, broken)
+    assert len(asked) == len(set(asked))
+    return asked
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 30])
 def test_every_input_is_placed_with_few_questions(count: int) -> None:
     for safe in range(count + 1):
         for broken in range(safe, count + 1):
-            one, asked = Bisection(count), []
-            while (position := one.next()) is not None:
-                asked.append(position)
-                one.tell(position, answer(position, safe, broken))
-            assert (one.verified, one.falsified) == (safe - 1, broken)
-            assert len(asked) == len(set(asked)) <= 2 * count.bit_length() + 1
+            for weak in (None, *range(broken, count + 1)):
+                assert len(placed(Bisection(count), safe, broken, weak)) <= 3 * count.bit_length() + 1
+
+
+@pytest.mark.parametrize("broken", [0, 1, 17, 29, 30])
+def test_where_attacks_find_the_limit_one_proof_below_it_is_all_that_is_asked(broken: int) -> None:
+    assert placed(Bisection(30), broken, broken, broken) == ([broken - 1] if broken else [])
+
+
+def test_an_error_is_not_asked_for_by_attacks_again() -> None:
+    one = Bisection(2)
+    one.tell(one.next_attack() or 0, Record(0, "1", -1, -1, ERROR, "", 0.0))
+    assert one.next_attack() is None and one.next() == 0
 
 
 def test_a_misclassified_input_is_broken_at_every_radius_by_one_question() -> None:
     one = Bisection(30)
-    one.tell(one.next() or 0, answer(15, 0, 0))
-    assert one.falsified == 0 and one.next() is None
+    one.tell(one.next_attack() or 0, answer(15, 0, 0))
+    assert one.falsified == 0 and one.next_attack() is None and one.next() is None
 
 
 def test_contradictions_are_refused() -> None:

@@ -9,15 +9,18 @@ from pathlib import Path
 
 import pytest
 
+from verifier.batch import evidence as batch_evidence
 from verifier.batch.cascade import cascade
 from verifier.batch.evidence import Evidence
 from verifier.batch.problem import Problem
 from verifier.batch.records import FALSIFIED, UNKNOWN, VERIFIED, Case, Record
 from verifier.certificate.checker import check
 from verifier.certificate.many import Together
+from verifier.certified import Certified, verify_certified
 from verifier.data import load_dataset
 from verifier.errors import CertificateError
 from verifier.load import Model, load
+from verifier.spec.property import Property
 from verifier.strategy import Settings
 
 MODEL = Path(__file__).parents[2] / "models" / "digits_mlp.pt"
@@ -92,3 +95,21 @@ def test_a_search_is_certified(model: Model, tmp_path: Path) -> None:
     record = made.of_search(case, Settings(timeout=30))
     assert record.verdict == VERIFIED and record.certified and (tmp_path / str(record.certificate)).is_file()
     assert "attack" not in record.stages
+
+
+@pytest.mark.parametrize(("found", "asked"), [(0.5, True), (0.1, False), (None, False)])
+def test_float32_is_asked_for_where_a_proof_is_near(
+    model: Model, found: float | None, asked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nearer than a counterexample: the hunt saw margins of `found`, bounds reach -0.2."""
+    hunted = Record(0, "0.08", 0, 0, UNKNOWN, "hunt", 0.1, proved=-0.2, found=found)
+    seen: list[Settings] = []
+
+    def certified(subject: Model, prop: Property, settings: Settings) -> Certified:
+        seen.append(settings)
+        return verify_certified(subject, prop, settings)
+
+    monkeypatch.setattr(batch_evidence, "search", lambda *_: hunted)
+    monkeypatch.setattr(batch_evidence, "verify_certified", certified)
+    record = evidence(model).of_search(Case(0, "0.08"), Settings(timeout=30))
+    assert record.verdict == VERIFIED and [settings.float32 for settings in seen] == [asked]

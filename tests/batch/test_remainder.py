@@ -11,7 +11,7 @@ from nets import Native, mlp
 
 from verifier.attack.hunt import Hunt
 from verifier.attack.pgd import AttackResult
-from verifier.batch import remainder
+from verifier.batch import hunting, remainder
 from verifier.batch.problem import Problem
 from verifier.batch.records import FALSIFIED, Case
 from verifier.batch.remainder import search
@@ -52,6 +52,7 @@ def test_a_hunt_that_gains_no_more_begins_anew(monkeypatch: pytest.MonkeyPatch) 
 
     hunted = [search(problem, Case(i, "0.3"), Settings(timeout=200), remainder.HUNT) for i in range(8)]
     [first, *_] = [record.case for record in hunted if record.stage == "hunt" and record.verdict == FALSIFIED]
-    monkeypatch.setattr(remainder, "Hunt", Unlucky)
+    monkeypatch.setattr(hunting, "Hunt", Unlucky)
+    monkeypatch.setattr(hunting, "NEAR", 0.0)  # no descents by linear programs
     found = search(problem, first, Settings(timeout=200), remainder.HUNT)
     assert found.verdict == FALSIFIED and found.stage == "hunt" and set(begun) == {0, 1, 2, 3, 4}

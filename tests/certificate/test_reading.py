@@ -313,9 +313,7 @@ def agree_on_a_point(model: bytes, seed: int) -> None:
 
 
 REFUSALS: dict[str, tuple[tuple[int, ...], Op]] = {
-    "Softmax": (ROW, ("Softmax", ["x"], {})),
-    "product of values": (ROW, ("Mul", ["x", "x"], {})),
-    "constant over value": (ROW, ("Div", [weight(7), "x"], {})),
+    "remainders": (ROW, ("Mod", ["x", "x"], {"fmod": 1})),
     "weights from the input": (ROW, ("Gemm", [weight(7, 7), "x"], {"transB": 1})),
     "indices from the input": (ROW, ("Gather", [weight(7), "x"], {})),
     "bias from the input": (ROW, ("Gemm", ["x", weight(7, 7), "x"], {})),

@@ -11,9 +11,10 @@ import torch
 from certified import Files, bounds, flat_proof, leaf, neuron_tree, random_files, shifted
 
 from verifier.certificate import checker
+from verifier.certificate.coding import quantised
 from verifier.certificate.format import pack
 from verifier.certificate.properties import Case as Statement
-from verifier.certificate.writer import quantised, write
+from verifier.certificate.writer import write
 from verifier.graph import GraphBuilder
 from verifier.ops.affine import Linear
 from verifier.ops.relu import ReLU

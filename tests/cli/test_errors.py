@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from verifier import strategy
-from verifier.cli.main import main_verify
+from verifier.cli.main import main, main_verify
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -227,3 +227,14 @@ sys.exit(f'imported {{heavy}}' if heavy else 0)
     done = process("-c", code)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(" ".join(["usage: verifier", *argv]))
+
+
+@pytest.mark.parametrize(
+    ("argv", "command"), [(["radius", "m.pt", "--foo"], "verifier radius"), (["--foo"], "verifier")]
+)
+def test_unknown_options_name_the_help_of_their_command(
+    argv: list[str], command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(argv)
+    assert f"(see `{command} --help`)" in capsys.readouterr().err

@@ -135,11 +135,12 @@ def test_files_are_not_certified_on_what_was_trained_on(tmp_path, capsys):
     assert code == 2 and "(1, 5, 5) in 3 classes are unlike the training images (1, 8, 8) in 10 classes" in err
     assert run(capsys, *own, "--set", "holdout=40", "--quiet")[0] == 0
     assert read_card(tmp_path / "run" / "model.json").clean_accuracy < 0.2
-    code, out, _ = run(capsys, *own, "--test", tmp_path / "right.npz", "--set", "holdout=40", "--quiet")
+    other = ("--test", tmp_path / "right.npz", "--set", "holdout=40", "--quiet", "--out", tmp_path / "other")
+    code, out, _ = run(capsys, *own, *other)
     assert code == 0 and "of 40 test images of right" in out
-    card = read_card(tmp_path / "run" / "model.json")
+    card = read_card(tmp_path / "other" / "model.json")
     assert card.clean_accuracy > 0.8 and card.dataset == str(tmp_path / "right.npz")
-    assert load(tmp_path / "run" / "model.pt").card == card
+    assert load(tmp_path / "other" / "model.pt").card == card
 
 
 def test_a_folder_that_is_none_is_one_line(tmp_path, capsys):
@@ -150,10 +151,28 @@ def test_a_folder_that_is_none_is_one_line(tmp_path, capsys):
 
 
 def test_a_radius_that_is_not_reached_is_told(tmp_path, capsys):
-    short = (*QUICK, "--epochs", "2", "--limit", "1", "--out", tmp_path)
-    assert run(capsys, *short)[2].startswith("note: the radius still grows when training ends")
-    assert "note" not in run(capsys, *short, "--set", "ramp=null")[2]
-    assert run(capsys, *short, "--quiet")[2] == ""
+    short = (*QUICK, "--epochs", "2", "--limit", "1", "--out")
+    assert run(capsys, *short, tmp_path / "a")[2].startswith("note: the radius still grows when training ends")
+    assert "note" not in run(capsys, *short, tmp_path / "b", "--set", "ramp=null")[2]
+    assert run(capsys, *short, tmp_path / "c", "--quiet")[2] == ""
+
+
+@pytest.mark.parametrize("name", ["log.jsonl", "model.pt", "model.json"])
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_is_one_line(tmp_path, capsys, name):
+    (tmp_path / name).symlink_to("/dev/full")  # where every write finds no room
+    code, out, err = run(capsys, *QUICK, "--epochs", "1", "--set", "ramp=null", "--limit", "1", "--out", tmp_path)
+    told = [line for line in err.splitlines() if not line.startswith("epoch")]
+    assert code == 2 and out == "" and len(told) == 1 and str(tmp_path) in told[0] and "cannot be written" in told[0]
+
+
+def test_a_log_goes_on_after_its_last_whole_line(tmp_path, capsys):
+    assert run(capsys, *QUICK, "--epochs", "2", "--limit", "1", "--quiet", "--out", tmp_path)[0] == 0
+    log = tmp_path / "log.jsonl"
+    first = log.read_text().splitlines(keepends=True)[0]
+    log.write_text(first + '{"epoch": 2, "lo')
+    assert run(capsys, "--resume", "--limit", "1", "--quiet", "--out", tmp_path)[0] == 0
+    assert log.read_text() == first
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ NEAR = 2e-3
 
 
 def checked(content: bytes, x: np.ndarray) -> np.ndarray | None:
-    """What the stand-alone checker takes the model to make of x; None where it refuses it."""
+    """What the stand-alone checker takes the model to make of x; None where it refuses it, or proves nothing there."""
     try:
         network = reading.Network(content)
     except Exception:  # which the checker turns into a refusal
@@ -32,6 +32,8 @@ def checked(content: bytes, x: np.ndarray) -> np.ndarray | None:
     point = x.reshape(1, -1).astype(np.float64)
     with np.errstate(all="ignore"):
         d = Analysis(network, Rounded, False, hints).bounds((point, point))
+        if d.outside.any():
+            return None
         return (network.output.gather(d.lower) + network.output.gather(d.upper)).ravel() / 2
 
 

@@ -29,7 +29,7 @@ def test_matrices_are_bounded_like_the_ops(seed: int, sparse: float, monkeypatch
 
     def evaluate(evaluator: Evaluator) -> list[torch.Tensor]:
         back = evaluator.backward(units.relaxed(l, u).at(alpha), gamma, paid(gamma, l, u), c)
-        return [back.bound, back.v, *evaluator.forward(back), evaluator.points(back.x)]
+        return [back.bound, back.v, *evaluator.forward(back)[:2], evaluator.points(back.x)]
 
     for one, other in zip(evaluate(GraphEvaluator.of(graph, box, nodes, units)), evaluate(matrices), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)

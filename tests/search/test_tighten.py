@@ -31,7 +31,7 @@ def test_the_matrices_that_come_with_the_bounds_are_bounded_like_the_network(see
 
     def evaluate(evaluator: Evaluator) -> list[torch.Tensor]:
         back = evaluator.backward(units.relaxed(l, u).at(alpha), gamma, paid(gamma, l, u), c)
-        return [back.bound, back.v, *evaluator.forward(back), evaluator.points(back.x)]
+        return [back.bound, back.v, *evaluator.forward(back)[:2], evaluator.points(back.x)]
 
     for one, other in zip(evaluate(GraphEvaluator.of(graph, box, better, units)), evaluate(network), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)

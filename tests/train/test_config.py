@@ -18,7 +18,8 @@ CONFIG = Config("digits", "mlp_32", "mtl_ibp", 0.05, epochs=4, batch_size=64, wa
     [
         ({"eps": -1}, "eps must be"), ({"eps": math.nan}, "eps must be"),
         ({"eps": 10**400}, "eps must be"), ({"extra": 1}, "unknown field"),
-        ({"epochs": 0}, "epochs must be"), ({"options": {"alfa": 1}}, "no option 'alfa'"),
+        ({"epochs": 0}, "epochs must be"), ({"batch_size": 0}, "batch_size must be"),
+        ({"options": {"alfa": 1}}, "no option 'alfa'"),
         ({"ramp": -1}, "ramp must be null or a number >= 0"), ({"start": 3}, "start must be null or a text"),
         ({"method": "magic"}, "method must be one of"),
         ({"options": {"alpha": "big"}}, "alpha must be float"), ({"options": {"alpha": 2}}, "alpha must lie"),
@@ -50,6 +51,13 @@ def test_by_default_the_radius_grows_within_any_number_of_epochs():
         warm_up, ramp = dataclasses.replace(CONFIG, epochs=epochs, warm_up=None, ramp=None).growth
         assert 0 < warm_up < ramp < epochs - warm_up - ramp
     assert CONFIG.growth == (0.5, 2.0)
+
+
+def test_by_default_a_small_data_set_is_taken_in_small_batches():
+    """So that the default epochs have steps enough to learn from."""
+    default = dataclasses.replace(CONFIG, batch_size=None)
+    assert [default.batch_of(images) for images in (5, 1540, 5000, 25600, 60000)] == [16, 16, 50, 256, 256]
+    assert CONFIG.batch_of(1540) == 64
 
 
 def test_configurations_need_their_core():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 import shutil
 from pathlib import Path
 
@@ -219,19 +220,48 @@ def test_a_checkpoint_of_another_run_is_refused(data, tmp_path):
         Run(dataclasses.replace(CONFIG, eps=0.1, lr=1e-3), data, tmp_path, resume=True)
 
 
-def test_a_checkpoint_appears_whole_or_not_at_all(tmp_path, monkeypatch):
-    path = tmp_path / "checkpoint.pt"
+def test_a_checkpoint_appears_whole_or_not_at_all(tmp_path):
+    path, full = tmp_path / "checkpoint.pt", Path("/dev/full")  # where every write finds no room
     state = checkpoint.Checkpoint(1, {}, {}, {}, {}, 0.0)
+    if not full.exists():
+        pytest.skip("no /dev/full here")
+    partial = path.with_suffix(f".{os.getpid()}")
+    partial.symlink_to(full)
+    with pytest.raises(InputError, match=r"No space left on device.*give another folder"):
+        checkpoint.save(state, path)
+    assert list(tmp_path.iterdir()) == []
     checkpoint.save(state, path)
     before = path.read_bytes()
-
-    def full(*_):
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OSError):
+    partial.symlink_to(full)
+    with pytest.raises(InputError, match="make room and go on with --resume"):
         checkpoint.save(dataclasses.replace(state, epoch=2), path)
     assert path.read_bytes() == before
+
+
+def test_a_run_is_not_begun_over_another(data, tmp_path):
+    epochs(Run(CONFIG, data, tmp_path), 1)
+    kept = [(tmp_path / name).read_bytes() for name in ("checkpoint.pt", "config.json")]
+    with pytest.raises(InputError, match="holds a run already; go on with --resume"):
+        Run(dataclasses.replace(CONFIG, seed=1), data, tmp_path)
+    assert [(tmp_path / name).read_bytes() for name in ("checkpoint.pt", "config.json")] == kept
+
+
+def test_batch_norm_never_meets_a_single_image(data):
+    """It has no statistics of one: a rest of one is left out, and batches of one are refused."""
+    few = dataclasses.replace(data, images=data.images[:9], labels=data.labels[:9])
+    config = dataclasses.replace(CONFIG, arch="cnn7", method="ibp", epochs=1, batch_size=4)
+    run = Run(config, few)
+    epochs(run, 1)
+    assert run.step == 2
+    with pytest.raises(InputError, match="batches of 1: here they need at least 2 images"):
+        Run(dataclasses.replace(config, batch_size=1), few)
+
+
+def test_shifts_that_no_image_survives_are_refused(data):
+    for shift, shape in ((8, data.shape), (1, (64,))):
+        odd = dataclasses.replace(data, images=data.images.reshape(-1, *shape))
+        with pytest.raises(InputError, match=f"shift {shift} does not suit"):
+            Run(dataclasses.replace(CONFIG, shift=shift), odd)
 
 
 def test_the_radius_grows_as_scheduled(data):
@@ -263,16 +293,3 @@ def test_unlabelled_images_take_part(data, tmp_path):
     np.savez(tmp_path / "other.npz", images=np.zeros((3, 5), np.float32), labels=np.zeros(3, int))
     with pytest.raises(InputError, match="have the shape"):
         train(dataclasses.replace(config, unlabelled=str(tmp_path / "other.npz")), data)
-
-
-def test_cnn7_trains_two_epochs():
-    """The published network on a tiny subset: the code path that the GPU script takes."""
-    digits = load_dataset("digits", "train")
-    few = dataclasses.replace(digits, images=digits.images[:16], labels=digits.labels[:16])
-    config = Config("digits", "cnn7", "mtl_ibp", 0.1, train_eps=0.2, options={"alpha": 0.02}, epochs=2, batch_size=8,
-                    decay="steps", milestones=(1,), ramp=1.0, averaging=0.0, initialisation="ibp", regularise=0.5,
-                    lr=5e-4)  # fmt: skip
-    reports = list(Run(config, few))
-    assert [r.lr for r in reports] == pytest.approx([5e-4, 1e-4])
-    assert all(math.isfinite(r.loss) for r in reports)
-    assert train(config, few)(few.images).shape == (16, 10)

@@ -170,7 +170,11 @@ def test_the_attack_stays_inside_and_raises_the_loss(trained):
 @pytest.mark.parametrize(
     "wrong",
     [lambda: Sabr(0.0), lambda: MtlIbp(1.5), lambda: GradientNorm(3), lambda: Tulip(0), lambda: Dual(-1),
-     lambda: LinearRobust("l3"), lambda: Adversary(-1), lambda: Adversary(1, 0.0)],
+     lambda: LinearRobust("l3"), lambda: Adversary(-1), lambda: Adversary(1, 0.0), lambda: Ibp(5.0),
+     lambda: Ibp(natural_end=-1.0), lambda: CrownIbp(-3.0), lambda: CrownIbp(natural_start=1.5), lambda: Noise(-0.1),
+     lambda: Stability(weight=-1.0), lambda: Trades(-6.0), lambda: Trades(steps=-1), lambda: Pgd(-1), lambda: Fgsm(0.0),
+     lambda: Sabr(steps=-1), lambda: MtlIbp(step_size=0.0), lambda: GradientNorm(weight=-1.0),
+     lambda: Tulip(lipschitz=-0.1), lambda: SelfTraining(confidence=2.0), lambda: SelfTraining(steps=-1)],
 )  # fmt: skip
 def test_options_out_of_range_are_refused(wrong):
     with pytest.raises(InputError):

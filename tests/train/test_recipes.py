@@ -2,13 +2,16 @@
 
 import dataclasses
 import importlib.util
+import math
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from verifier.data import Dataset
 from verifier.train.config import parse_config
+from verifier.train.loop import Run
 from verifier.zoo import build, read_card
 
 ROOT = Path(__file__).parents[2]
@@ -39,6 +42,19 @@ def test_a_card_states_what_the_script_trains(runs, path):
     assert card.recipe.command == f"python scripts/train_robust.py {path.stem}"
     shares = [entry.accuracy for entry in card.certified if entry.eps == runs[path.stem].eps]
     assert shares == sorted(shares) and shares[-1] <= card.pgd[0].accuracy <= card.clean_accuracy
+
+
+def test_the_recipe_for_a_gpu_runs_two_epochs(runs):
+    """The published network and loop, in small: 4 images of MNIST's size, the schedules scaled to two epochs."""
+    generator = torch.Generator().manual_seed(0)
+    images = Dataset("noise", torch.rand(4, 1, 28, 28, generator=generator), torch.arange(4), 10)
+    config = dataclasses.replace(runs["mnist_cnn7_mtl_ibp"], epochs=2, batch_size=2, milestones=(1,), ramp=1.0)
+    run = Run(config, images)
+    reports = list(run)
+    assert [report.lr for report in reports] == pytest.approx([5e-4, 1e-4])
+    assert reports[-1].eps == config.radius and all(math.isfinite(report.loss) for report in reports)
+    assert sum(p.numel() for p in run.model.parameters()) > 12_900_000
+    assert torch.isfinite(run.model(images.images)).all()
 
 
 def test_a_plain_model_is_made_again(tmp_path):

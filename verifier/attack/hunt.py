@@ -23,7 +23,7 @@ class Hunt:
     share of coordinates that are drawn anew. seed: fixes the draws.
     """
 
-    descent: Pgd = field(default_factory=lambda: Pgd(steps=30, step_size=0.2))
+    descent: Pgd = field(default_factory=lambda: Pgd(steps=20, step_size=0.2))
     starts: int = 32
     kept: int = 8
     fresh: float = 0.3

@@ -121,6 +121,9 @@ STAGES: dict[str, Stage] = {
     "alpha": alpha,
 }
 
+ATTACKING = ("predict", "glance", "attack")
+"""Stages that prove nothing."""
+
 DEARER = ("attack", "alpha")
 """Stages that few cases need: for those that chunks leave open, many together."""
 

@@ -1,7 +1,8 @@
 """Certify a test set: which question is asked next, in which pass, and what is kept of the answers.
 
-Cases pass through the batched cascade in chunks, its dearer stages in chunks of what the others leave open. Then they
-are searched one by one, the easiest first: for a short time each, and once nothing else is left, for as long as
+Where there are several radii, attacks come first: they tell where each input breaks at the latest. Cases then pass
+through the batched cascade in chunks, its dearer stages in chunks of what the others leave open. What is left is
+searched one by one, the easiest first: for a short time each, and once nothing else is left, for as long as
 `Plan.timeout` allows.
 """
 
@@ -29,14 +30,15 @@ CHUNK_LIMIT = 120.0  # seconds for a chunk, if that is less than what its cases 
 class Pass(Enum):
     """What is done about the cases of a task."""
 
+    ATTACK = "attacks alone, where there are several radii"
     BOUNDS = "the batched cascade"
     REST = "the dearer stages of the cascade"
     SHORT = "a short search"
     LONG = "a search with all the time there is"
 
 
-FOLLOWING = dict(pairwise(Pass))
-TOGETHER = (Pass.BOUNDS, Pass.REST)  # what is done about many cases at once
+FOLLOWING = dict(pairwise((Pass.BOUNDS, Pass.REST, Pass.SHORT, Pass.LONG)))
+TOGETHER = (Pass.ATTACK, Pass.BOUNDS, Pass.REST)  # what is done about many cases at once
 
 
 @dataclass(frozen=True)
@@ -101,8 +103,9 @@ class Certification:
         self.records: dict[Case, Record] = {}
         self.stopping = False
         self._resume()
-        self.ready = deque(index for index in indices if self.known[index].next() is not None)
-        self.tally.done = self.tally.total - len(self.ready)
+        self.ready: dict[Pass, list[tuple[int, int]]] = {Pass.ATTACK: [], Pass.BOUNDS: []}  # (position, input)
+        for index in indices:
+            self._line_up(index)
         self.again: deque[Task] = deque()
         self.open: dict[Pass, list[tuple[float, Case]]] = {kind: [] for kind in FOLLOWING.values()}
         self.left: dict[Task, set[Case]] = {}
@@ -137,7 +140,7 @@ class Certification:
 
     @property
     def _workers(self) -> int:
-        return max(1, min(self.plan.jobs, len(self.ready)))
+        return max(1, min(self.plan.jobs, sum(map(len, self.ready.values()))))
 
     @property
     def undecided(self) -> bool:
@@ -160,9 +163,10 @@ class Certification:
     def _next(self) -> Task | None:
         if self.again:
             return self.again.popleft()
-        if self.ready and len(self.open[Pass.REST]) < self.plan.batch:
-            chunk = [self.ready.popleft() for _ in range(self._chunk(len(self.ready)))]
-            return self._together([Case(i, self.run.eps[self.known[i].next() or 0]) for i in chunk], Pass.BOUNDS)
+        for kind, ready in self.ready.items():
+            if ready and len(self.open[Pass.REST]) < self.plan.batch:
+                chunk = [heapq.heappop(ready) for _ in range(self._chunk(len(ready)))]
+                return self._together([Case(index, self.run.eps[position]) for position, index in chunk], kind)
         for kind in FOLLOWING.values():
             if kind in TOGETHER and (left := self.open[kind]):
                 return self._together([heapq.heappop(left)[1] for _ in range(self._chunk(len(left)))], kind)
@@ -183,7 +187,10 @@ class Certification:
         task = outcome.task
         for record in outcome.value or ():
             self.left[task].discard(record.case)
-            if not self._passed_on(task.kind, record):
+            if task.kind is Pass.ATTACK and record.verdict == UNKNOWN:
+                self.known[record.index].resist(self.place[record.eps])
+                self._line_up(record.index)
+            elif not self._passed_on(task.kind, record):
                 yield self._completed(record)
         if not outcome.last:
             return
@@ -241,9 +248,15 @@ class Certification:
     def _keep(self, record: Record) -> None:
         self.records[record.case] = record
         self.tally.verdicts[record.verdict] += 1
-        known = self.known[record.index]
-        known.tell(self.place[record.eps], record)
-        if known.next() is None:
+        self.known[record.index].tell(self.place[record.eps], record)
+        self._line_up(record.index)
+
+    def _line_up(self, index: int) -> None:
+        """Have an input wait for the next question about it, those of small radii first."""
+        known = self.known[index]
+        attack = known.next_attack() if len(self.run.eps) > 1 and self.run.method == "auto" else None
+        position = known.next() if attack is None else attack
+        if position is None:
             self.tally.done += 1
         else:
-            self.ready.append(record.index)
+            heapq.heappush(self.ready[Pass.BOUNDS if attack is None else Pass.ATTACK], (position, index))

@@ -42,26 +42,35 @@ def _text(eps: Fraction) -> str:
 class Bisection:
     """What is known of one input on a grid of `count` ascending radii, and which radius to ask about next.
 
-    verified: the largest position proved (-1: none). falsified: the smallest one broken (`count`: none). unknown:
-    positions between them that were asked in vain.
+    verified: the largest position proved (-1: none). falsified: the smallest one broken (`count`: none). resisted: the
+    largest one at which attacks alone found nothing. unknown: positions between them that were asked in vain.
     """
 
     count: int
     verified: int = -1
     falsified: int = 0
+    resisted: int = -1
     unknown: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.falsified = self.count
 
+    def next_attack(self) -> int | None:
+        """The middle of the positions at which attacks alone may tell something; None when they may not."""
+        low, high = max(self.verified, self.resisted) + 1, self.falsified
+        return (low + high) // 2 if low < high else None
+
     def next(self) -> int | None:
         """A position whose answer tells most; None when there is no more to learn.
 
-        Above the positions asked in vain only a counterexample is looked for, below them only a proof.
+        Where attacks have been, the last one that they left: proofs near the limit are dear, and the one there serves
+        all below it. If it is broken after all, further and further below. Above the positions asked in vain only a
+        counterexample is looked for, below them only a proof.
         """
         low, high = self.verified + 1, min([self.falsified, *self.unknown])
         if low < high:
-            return (low + high) // 2 if self.verified < 0 and self.count > 1 else (low + high - 1) // 2
+            middle, below = (low + high - 1) // 2, max(0, self.resisted + 1 - high)
+            return middle if self.unknown or self.resisted < 0 else max(middle, high - 1 - below)
         low, high = max([self.verified, *self.unknown]) + 1, self.falsified
         return (low + high) // 2 if low < high else None
 
@@ -73,9 +82,14 @@ class Bisection:
             self.falsified = min(self.falsified, 0 if record.point is None else position)
         else:
             self.unknown.add(position)
+            self.resist(position)
         self.unknown = {i for i in self.unknown if self.verified < i < self.falsified}
         if self.verified >= self.falsified:
             raise InputError(f"input {record.index} is proved at a radius at which it is broken; please report this")
+
+    def resist(self, position: int) -> None:
+        """Take in that attacks alone found nothing."""
+        self.resisted = max(self.resisted, position)
 
 
 @dataclass(frozen=True)

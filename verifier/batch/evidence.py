@@ -157,12 +157,16 @@ class Evidence:
         return float(self.together.checked(*files[case]).margin) if first else flat.margin
 
     def of_search(self, case: Case, settings: Settings) -> Record:
-        """The record of one case by a search that leaves a certificate. What is broken before needs none."""
+        """The record of one case by a search that leaves a certificate. What is broken before needs none.
+
+        Where a proof is nearer than a counterexample, one that holds for float32 as well is cheap.
+        """
         hunted = search(self.problem, case, settings, HUNT)
         left = settings.timeout - hunted.seconds
         if hunted.verdict == FALSIFIED or left <= 0:
             return hunted if hunted.verdict == FALSIFIED else replace(hunted, verdict=UNKNOWN)
-        settings = replace(settings, timeout=left / (1 + CHECKING), attacked=True, float32=False)
+        cheap = hunted.found is not None and hunted.proved is not None and hunted.found > -hunted.proved
+        settings = replace(settings, timeout=left / (1 + CHECKING), attacked=True, float32=cheap)
         certified = verify_certified(self.model, self.problem.property(case), settings)
         result, stages = certified.result, dict(hunted.stages)
         for stage in result.stages:

@@ -2,61 +2,17 @@
 
 from __future__ import annotations
 
-import heapq
 import math
 import time
-from collections.abc import Mapping, Sequence
-from itertools import count
+from collections.abc import Mapping
 
 import torch
 
-from verifier.attack.hunt import Hunt
+from verifier.batch.hunting import hunt
 from verifier.batch.problem import Problem
 from verifier.batch.records import FALSIFIED, UNKNOWN, VERIFIED, Case, Record, encoded
 from verifier.errors import SolverError, SpecificationError
 from verifier.strategy import STAGES, Question, Settings, Stage
-
-HUNT_SHARE = 0.1
-PATIENCE, PROGRESS = 2, 0.1  # a hunt goes on while that many rounds take this share off the least margin
-
-
-def hunt(question: Question) -> None:
-    """Hunt in the open unsafe sets, mostly in the one that came nearest, for a share of the time.
-
-    What cheap bounds and short attacks leave open is close to the limit on either side; a tree of splits seldom meets
-    a needle. Where rounds gain no more a hunt begins anew from other points, as long as there is time.
-    """
-    until, sets = time.monotonic() + HUNT_SHARE * question.remaining, question.open_sets
-    for seed in count(question.settings.seed):
-        sets = _hunted(question, sets, seed, until)
-        if not sets or question.decided or time.monotonic() >= until:
-            return
-
-
-def _hunted(question: Question, sets: Sequence[int], seed: int, until: float) -> list[int]:
-    """Hunt in some sets until rounds gain no more; returns those where a proof is not nearer than a counterexample."""
-    graph, region = question.graph.to(torch.float32), question.prop.region.inner_box().to(question.graph.device)
-    attack, bounds = Hunt(seed=seed), question.set_bounds
-    rounds = {k: attack(graph, region, question.prop.unsafe[k].margin) for k in sets}
-    # The worst bounds first, all negative; then the least margin found, the less urgent the longer it was hunted.
-    urgent = [(bounds[k], k) for k in rounds]
-    found: dict[int, list[float]] = {k: [] for k in rounds}
-    left: list[int] = []
-    heapq.heapify(urgent)
-    while urgent and not question.decided and time.monotonic() < until:
-        _, k = heapq.heappop(urgent)
-        points, margins = next(rounds[k])
-        question.judge(points[0].cpu().numpy())
-        found[k].append(float(margins[0]))
-        margin, before = found[k][-1], found[k][-PATIENCE - 1 : -PATIENCE]
-        if not margin < -bounds[k]:
-            continue
-        if before and margin > (1 - PROGRESS) * before[0]:
-            left.append(k)
-        else:
-            heapq.heappush(urgent, (margin * len(found[k]), k))
-    return left
-
 
 HUNT = {"crown": STAGES["crown"], "hunt": hunt}
 SEARCH = {**HUNT, "bab": STAGES["bab"], "milp": STAGES["milp"]}

@@ -109,12 +109,15 @@ class Answering:
         return self.pace.kept(self._answers(task))
 
     def _answers(self, task: Task) -> Iterator[list[Record]]:
-        from verifier.batch.cascade import DEARER, METHODS, STAGES, cascade
+        from verifier.batch.cascade import ATTACKING, DEARER, METHODS, STAGES, cascade
         from verifier.batch.certify import SHORT, Pass
         from verifier.batch.remainder import search
 
         limit = min(SHORT * self.pace.slowness, task.seconds) if task.kind is Pass.SHORT else task.seconds
         settings, evidence = replace(self.settings, timeout=limit), self.evidence
+        if task.kind is Pass.ATTACK:
+            attacks = {name: STAGES[name] for name in ATTACKING}
+            return cascade(self.problem, task.cases, self.method, time.monotonic() + task.seconds, attacks)
         if task.kind in (Pass.BOUNDS, Pass.REST):
             stages = None if evidence is None else evidence.stages(self.method)
             stages = stages or {name: STAGES[name] for name in METHODS[self.method]}

@@ -20,17 +20,19 @@ import numpy as np
 
 if __package__:
     from verifier.certificate.arithmetic import MORE, TINY
-    from verifier.certificate.nodes import Array, Node, need
+    from verifier.certificate.living import Living
+    from verifier.certificate.nodes import GREATEST, Array, Node, need
     from verifier.certificate.parts import Parts
     from verifier.certificate.pulling import LARGE32, SMALL32, UNIT32, Domains
-    from verifier.certificate.refining import PARALLEL
+    from verifier.certificate.refining import FIRST, PARALLEL
     from verifier.certificate.relaxation import Sides, default_slopes
 else:  # run as a file, with the others beside it
     from arithmetic import MORE, TINY  # type: ignore
-    from nodes import Array, Node, need  # type: ignore
+    from living import Living  # type: ignore
+    from nodes import GREATEST, Array, Node, need  # type: ignore
     from parts import Parts  # type: ignore
     from pulling import LARGE32, SMALL32, UNIT32, Domains  # type: ignore
-    from refining import PARALLEL  # type: ignore
+    from refining import FIRST, PARALLEL  # type: ignore
     from relaxation import Sides, default_slopes  # type: ignore
 
 
@@ -44,6 +46,7 @@ class Analysis(Parts):
         code: of the slopes that regions use.
         """
         d = self.begun(box)
+        d.living = Living(d.lower, d.upper) if len(d.empty) == 1 else None
         for j, node in enumerate(self.network.nodes[2:], start=2):
             l, u = node.gather(d.lower), node.gather(d.upper)
             if node.op == "affine":
@@ -78,18 +81,25 @@ class Analysis(Parts):
         if code is not None:
             self.stated(j, slopes, code, np.arange(node.size))
         d.prepared[j] = self.lines(j, l, u, slopes, d.constants)
-        if PARALLEL in self.hints["refine"][number + 1 :]:
+        if any(how in (PARALLEL, FIRST) for how in self.hints["refine"][number + 1 :]):
             d.parallel[j] = self.lines(j, l, u, np.stack((slopes[1], slopes[1])), d.constants)
         d.slack = d.slack - TINY * (np.abs(l) + np.abs(u)).sum(axis=1)
-        ends = (l, u) if node.slopes[0] >= 0 else (l, u, *(np.clip(b, l, u) for b in node.breaks))
-        values = [node.values(z, self.single) for z in ends]
-        return np.minimum.reduce([low for low, _ in values]), np.maximum.reduce([high for _, high in values])
+        if node.curve is not None:
+            d.outside |= node.curve.leaves(l, u).any(axis=1)
+            return node.range(l, u, self.single)
+        low, high = node.range(l, u, self.single)
+        read, made = np.maximum(np.abs(l), np.abs(u)), np.maximum(np.abs(low), np.abs(high))
+        need((read < GREATEST).all(), "a value may be too large")
+        need(not self.single or (made < LARGE32).all(), "a value may overflow in float32")
+        return low, high
 
     def adopted(self, base: Domains) -> Domains:
         """The same bounds, from another arithmetic, for this one."""
         d = self.begun(base.box)
         d.lower, d.upper, d.z, d.constants, d.slack = base.lower, base.upper, base.z, base.constants, base.slack
         d.empty = base.empty
+        for j, own in base.planes.items():
+            d.planes[j] = own._replace(prepared=self.arithmetic.plain(own.high, own.high, own.reach))
         for j, node in enumerate(self.network.nodes[2:], start=2):
             if node.op == "affine":
                 d.prepared[j] = self.arithmetic.plain(*d.constants[j], d.reach(j))
@@ -109,7 +119,8 @@ class Analysis(Parts):
             error = error + node.forward(np.maximum(np.abs(l), np.abs(u)), node.deviation) * MORE + TINY
         if self.single and node.terms:
             total = mass + np.abs(node.bias)
-            need((total < LARGE32).all(), "a value may overflow in float32")
+            mean = node.terms if node.deviation is not None else 1  # its sum comes first
+            need((total * mean < LARGE32).all(), "a value may overflow in float32")
             error = error + (node.terms + 2) * (UNIT32 / (1 - (node.terms + 2) * UNIT32) * total * MORE + SMALL32)
         if self.single and node.copies is not None:
             own, other = node.copies

@@ -39,9 +39,13 @@ def rounded(ball: Ball, inputs: int) -> Round:
         low[0, i] = math.nextafter(near, -math.inf) if near > x else near
         high[0, i] = math.nextafter(near, math.inf) if near < x else near
         counts[0, i] = True
-    radius = math.sqrt(ball.limit) if ball.norm == 2 else float(ball.limit)
-    while Fraction(radius) ** ball.norm < ball.limit:
-        radius = math.nextafter(radius, math.inf)
+    root = ball.limit
+    if ball.norm == 2:  # not below the square root, by little
+        shift = 64 + max(0, ball.limit.denominator.bit_length() - ball.limit.numerator.bit_length())
+        whole = math.ceil(ball.limit * 4**shift)
+        root = Fraction(math.isqrt(whole - 1) + 1 if whole else 0, 2**shift)
+    radius = float(root)
+    radius = radius if root <= radius else math.nextafter(radius, math.inf)
     need(math.isfinite(radius), "a ball is too large")
     return Round(ball.norm, radius, low, high, counts)
 

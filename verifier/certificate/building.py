@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 
 if __package__:
-    from verifier.certificate.nodes import MOST_VALUES, SMOOTH, UNIT, Array, Node, Weight, need
-else:  # run as a file, with nodes.py beside it
-    from nodes import MOST_VALUES, SMOOTH, UNIT, Array, Node, Weight, need  # type: ignore
+    from verifier.certificate.curves import curve
+    from verifier.certificate.nodes import MOST_VALUES, UNIT, Array, Node, Weight, need
+else:  # run as a file, with the others beside it
+    from curves import curve  # type: ignore
+    from nodes import MOST_VALUES, UNIT, Array, Node, Weight, need  # type: ignore
 
 
 class Wire(np.ndarray):
@@ -25,14 +27,17 @@ class Building:
     """Nodes, which read those before them: node 0 is the constant zero, others are added one by one.
 
     opsets: of the model. merge: whether ReLUs that read the same number but for its sign become one. starts: the number
-    of each node's first scalar. total: how many scalars there are. output: what reads the output.
+    of each node's first scalar. total: how many scalars there are. output: what reads the output. scales: exponents
+    of two that factors of products are scaled by, of those yet to come. reads: what smooth functions and scalings read.
+    double: whether some of it is computed in float64, or with factors that float32 does not hold as normal numbers.
     """
 
     output: Node
 
-    def __init__(self, opsets: Any, merge: bool) -> None:
+    def __init__(self, opsets: Any, merge: bool, scales: Array | None) -> None:
         self.opsets, self.merge = opsets, merge
-        self.nodes, self.starts, self.total = [Node("zero", 1)], [0], 1
+        self.nodes, self.starts, self.total, self.double = [Node("zero", 1)], [0], 1, False
+        self.scales, self.reads = np.zeros(0) if scales is None else scales, dict[int, Array]()
 
     def add(self, node: Node, shape: Any) -> Any:
         need(self.total + node.size < MOST_VALUES, "the model is too large")
@@ -58,7 +63,7 @@ class Building:
     def affine(self, ids: Any, weight: Any, bias: Any, terms: int, deviation: float = 0.0) -> Any:
         """Append an affine node; ids (G, P, K), weight (G, K, N), bias to (G, P, N). Returns the numbers (G, P, N).
 
-        deviation: relative to the weights.
+        deviation: relative to the weights, which then are not stored but computed.
         """
         (G, P, K), weight = ids.shape, np.asarray(weight, dtype=np.float64)
         need(np.isfinite(weight).all() and np.isfinite(bias).all(), "the model holds NaN or infinite weights")
@@ -66,27 +71,48 @@ class Building:
         node = self.reader("affine", ids)
         node.shape, node.size, node.terms = (G, P, K, weight.shape[2]), G * P * weight.shape[2], terms
         node.weights = [Weight(weight), Weight(np.maximum(weight, 0)), Weight(np.minimum(weight, 0))]
-        node.deviation = np.abs(weight) * deviation if deviation else None
+        if deviation:
+            node.deviation, size = np.abs(weight) * deviation, np.abs(weight[weight != 0])
+            self.double |= bool(((size < 2.0**-126) | (size >= 2.0**126)).any())
         node.bias = np.broadcast_to(np.asarray(bias, dtype=np.float64), (G, P, weight.shape[2])).reshape(1, -1)
         return self.add(node, (G, P, -1))
 
     def activation(self, op: str, ids: Any, left: float = 0.0, low: float = -1e300, high: float = 1e300) -> Any:
-        """z, or left * z below zero, clipped to [low, high]; or an S-shaped function."""
+        """z, or left * z below zero, clipped to [low, high]; or a smooth function."""
         need(math.isfinite(left) and -1e300 <= low < high <= 1e300, f"{op} with these parameters is not supported")
         node = self.reader(op, ids.ravel())
         node.parameters, node.breaks = (left, low, high), (low, high) if op == "Clip" else (0.0,)
         node.slopes = (min(left, 1.0), max(left, 1.0))
-        if op in SMOOTH:
-            node.slopes = (0.0, SMOOTH[op][0] * SMOOTH[op][1] / 4)
-        elif op == "Clip":
+        if op == "Clip":
             node.slopes = (0.0, 1.0)
         return self.add(node, ids.shape)
+
+    def smooth(self, op: str, ids: Any, parameter: float = 0.0) -> Any:
+        """A smooth function; see `curves.curve`."""
+        node = self.reader(op, ids.ravel())
+        node.curve, node.slopes = curve(op, parameter), (0.0, 0.25 if op == "Sigmoid" else 1.0)
+        self.reads[len(self.nodes)] = np.asarray(ids).ravel()
+        return self.add(node, ids.shape)
+
+    def scale(self, count: int) -> Array:
+        """What as many products scale their first factors by, (count,)."""
+        own, self.scales = self.scales[:count], self.scales[count:]
+        return np.ldexp(np.ones(count), np.resize(own, count).astype(np.int64) if len(own) == count else 0)
+
+    def origin(self, ids: Array) -> tuple[Node | None, Array]:
+        """The smooth function or scaling of which these scalars are all, and what it reads; None if there is none."""
+        flat = np.asarray(ids).ravel()
+        i = int(np.searchsorted(self.starts, flat[0], side="right")) - 1
+        whole = i in self.reads and np.array_equal(flat, np.arange(self.nodes[i].size) + self.starts[i])
+        return (self.nodes[i], self.reads[i]) if whole else (None, flat)
 
     def scaled(self, x: Any, weight: Any, bias: Any, terms: int, deviation: float = 0.0) -> Any:
         """x * weight + bias, elementwise with broadcasting."""
         arrays = np.broadcast_arrays(x, weight, bias)
         x, weight, bias = (array.reshape(-1, 1, 1) for array in arrays)
-        return self.affine(x, weight, bias, terms, deviation).reshape(arrays[0].shape)
+        y = self.affine(x, weight, bias, terms, deviation).reshape(arrays[0].shape)
+        self.reads[len(self.nodes) - 1] = np.asarray(x).ravel()
+        return y
 
     def sum(self, a: Any, b: Any, sign: int, terms: int = 2) -> Any:
         """a + sign * b, one of them constant or none."""
@@ -142,17 +168,30 @@ class Building:
     def simplify(self) -> None:
         """Let affine ops add the constants that are added to what they compute, if nothing else reads it.
 
-        What is read of a dense layer in which few weights count is what has a weight.
+        What is read of a dense layer in which few weights count is what has a weight. What nothing reads goes.
         """
+        self.prune()
         readers = Counter(i for node in (*self.nodes, self.output) for i in node.sources)
         gone = set()
         for node in self.nodes:
             if node.adds and readers[node.sources[0]] == 1 and self.nodes[node.sources[0]].takes:
                 gone.add(node.sources[0])
                 node.absorb(self.nodes[node.sources[0]])
-        kept = [i for i in range(len(self.nodes)) if i not in gone]
+        self.keep([i for i in range(len(self.nodes)) if i not in gone])
+        for node in self.nodes:
+            if node.op == "affine" and node.shape[:2] == (1, 1):
+                node.thin()
+
+    def prune(self) -> None:
+        """Drop the nodes that the output does not depend on, but for the zero and the input."""
+        needed = {0, 1, *self.output.sources}
+        for i in range(len(self.nodes) - 1, 1, -1):
+            if i in needed:
+                needed.update(self.nodes[i].sources)
+        self.keep(sorted(needed))
+
+    def keep(self, kept: list[int]) -> None:
+        """Keep these nodes only."""
         self.nodes, self.starts = [self.nodes[i] for i in kept], [self.starts[i] for i in kept]
         for node in (*self.nodes, self.output):
             node.sources = [kept.index(i) for i in node.sources]
-            if node.op == "affine" and node.shape[:2] == (1, 1):
-                node.thin()

@@ -27,7 +27,7 @@ if __package__:
     from verifier.certificate.analysis import Analysis
     from verifier.certificate.arithmetic import clipped
     from verifier.certificate.exact import Exact, TooWide
-    from verifier.certificate.nodes import SMOOTH, Array, Refused, need
+    from verifier.certificate.nodes import Array, Refused, need
     from verifier.certificate.parts import cut
     from verifier.certificate.properties import Case, read_property
     from verifier.certificate.pulling import SMALL32, UNIT32, Domains
@@ -39,7 +39,7 @@ else:  # run as a file, with the others beside it
     from analysis import Analysis  # type: ignore
     from arithmetic import clipped  # type: ignore
     from exact import Exact, TooWide  # type: ignore
-    from nodes import SMOOTH, Array, Refused, need  # type: ignore
+    from nodes import Array, Refused, need  # type: ignore
     from parts import cut  # type: ignore
     from properties import Case, read_property  # type: ignore
     from pulling import SMALL32, UNIT32, Domains  # type: ignore
@@ -80,14 +80,14 @@ class Checker:
     def check(self, arithmetic: str, sample: int) -> Accepted:
         """Raises Refused at the first fault."""
         single, network, anew = self.hints["semantics"] == "float32", self.network, self.hints["recompute"]
-        smooth = any(node.op in SMOOTH for node in network.nodes)
+        smooth = any(node.curve is not None for node in network.nodes)
         need(self.hints["semantics"] in ("real", "float32"), "unknown semantics")
-        need(not (single and smooth), "there is no float32 claim about sigmoid and tanh")
+        need(not (single and smooth), "there is no float32 claim about smooth functions")
         need(not (single and network.double), "there is no float32 claim about a network with float64 in it")
         kinds = [self.hints[f"kind.{k}"] for k in range(len(self.cases))]
         count = sum(int((kind == LEAF).sum()) for kind in kinds)
         hidden = 2 * sum(network.nodes[j].size for j in network.activations)
-        lemmas = sum(array.size for name, array in self.hints.items() if name.startswith(("kind.a", "code.s")))
+        lemmas = sum(array.size for name, array in self.hints.items() if name.startswith(("kind.a", "code.s", "unit")))
         again = sum(len(kind) for kind, yes in zip(kinds, anew, strict=True) if yes)
         work = network.total * (hidden + lemmas + count + hidden * again)
         exact = arithmetic == "exact" or (arithmetic == "auto" and work < EXACT_WORK)
@@ -95,9 +95,8 @@ class Checker:
         regions: dict[int, tuple[Analysis, Analysis | None, Domains]] = {}
         for k, case in enumerate(self.cases):
             if id(case.region) not in regions:
-                own = of_region(self.hints, len(regions))
-                analysis = Analysis(network, Exact if exact else Rounded, single, own, case.region.ball)
-                second = Analysis(network, Exact, single, own, case.region.ball) if sample and not exact else None
+                analysis = self.analysis(Exact if exact else Rounded, case, len(regions))
+                second = self.analysis(Exact, case, len(regions)) if sample and not exact else None
                 regions[id(case.region)] = analysis, second, analysis.bounds(case.region.box)
             analysis, second, base = regions[id(case.region)]
             closed = np.nonzero(kinds[k] == LEAF)[0] if anew[k] else np.arange(int((kinds[k] == LEAF).sum()))
@@ -107,12 +106,18 @@ class Checker:
         name = Exact.name if exact else Rounded.name + ", a sample of leaves exactly" * (sample > 0)
         return Accepted(kind, count, float(min(margins)), name)
 
+    def analysis(self, kind: type[Exact | Rounded], case: Case, region: int) -> Analysis:
+        """How bounds of the region with this number, a case's, are computed."""
+        single, hints = self.hints["semantics"] == "float32", of_region(self.hints, region)
+        return Analysis(self.network, kind, single, hints, case.region.ball)
+
     def split(self, k: int, base: Domains, analysis: Analysis, second: Analysis | None, chosen: set[int]) -> Fraction:
         """Check a tree whose leaves take over the bounds of the whole region; returns their least margin.
 
         Where these hold for unsafe inputs alone, all that is known is a margin above zero.
         """
-        output, code, whole = self.network.output, self.hints[f"code.{k}"], base
+        output, code, whole = self.network.output, self.hints[f"code.{k}"], analysis.planed(k, base)
+        need(not base.outside.any(), f"what a function of set {k} reads may leave its domain")
         base = analysis.shaved(k, whole, self.combined)
         least = Fraction(1 << 200 if base is whole else 0)
         last, own = -1, second.adopted(base) if second else base
@@ -178,6 +183,7 @@ class Checker:
         v = np.zeros((len(constants), lower.shape[1])) if v is None else v
         constant, A = analysis.arithmetic.linear(total, v, d.reach(1))
         constant = np.nextafter(constant + constants, -math.inf).reshape(len(parts), -1)
+        constant[d.outside] = np.nan
         A, proved = A.reshape(len(parts), -1, lower.shape[1]), np.zeros(len(parts))
         for i in range(weights.shape[1]):
             bound, low, high = clipped(low, high, constant[:, i], A[:, i])
@@ -198,7 +204,11 @@ class Checker:
         return d.z, lower, upper, least
 
     def failed(self, k: int, tree: Tree, part: int, bound: float, lower: Array, upper: Array, slopes: Array) -> None:
-        """A leaf is not proved: `bound` is what its linear function, with these slopes, is at least on its box."""
+        """A leaf is not proved: `bound` is what its linear function, with these slopes, is at least on its box.
+
+        NaN where numbers are too large, or a function may be read beyond its domain.
+        """
+        need(not math.isnan(bound), f"part {part} of set {k} is not proved: what it computes is not bounded")
         raise Unproved(f"part {part} of set {k} is not proved: its bound is {bound:.6g}", bound)
 
     def combined(self, k: int, weights: Array) -> tuple[Array, Array]:
@@ -239,7 +249,7 @@ def check(certificate: bytes, model: bytes, prop: bytes, arithmetic: str = "auto
         for name, content in (("model", model), ("property", prop)):
             need(hints[name] == hashlib.sha256(content).hexdigest(), f"the certificate is about another {name}")
         with np.errstate(all="ignore"):
-            network = Network(model, bool(hints["merge"]))
+            network = Network(model, bool(hints["merge"]), hints.get("scales"))
             cases = read_property(prop.decode("utf-8"), network.nodes[1].size, network.output.size)
             try:
                 return Checker(hints, network, cases).check(arithmetic, sample)

@@ -10,7 +10,7 @@ import numpy as np
 
 from verifier.certificate.checker import Accepted, Unproved
 from verifier.certificate.mending import checked
-from verifier.certificate.nodes import SMOOTH, Refused
+from verifier.certificate.nodes import Refused
 from verifier.certificate.properties import Case
 from verifier.certificate.writer import Subject
 from verifier.errors import CertificateError
@@ -46,20 +46,18 @@ def certificate(
     refuses, with its reason and the bound of the leaf that was not proved.
     """
     try:
-        subject = Subject.read(model, statement, proved[0][1].merge)
+        subject = Subject.read(model, statement, proved[0][1].merge, proved[0][1].scales)
         proofs = by_region(subject, proved)
         network = subject.network
-        smooth = any(node.op in SMOOTH for node in network.nodes)
+        smooth = any(node.curve is not None for node in network.nodes)
         count, missing = sum(1 for proof in proofs for tree in proof.trees for _ in preorder(tree)), None
-        slopes = any(proof.slots for proof in proofs)
         if not (smooth or network.double):
-            for fine in (False, True) if slopes else (False,):
-                try:
-                    found = checked(subject, proofs, "float32", deadline, FEW + count, fine)
-                    return Certificate(*found, model, statement)
-                except Unproved as error:
-                    missing = -error.bound
-        found = checked(subject, proofs, "real", deadline, MOST_SPLITS, fine=slopes)
+            try:
+                found = checked(subject, proofs, "float32", deadline, FEW + count, rehearse=True)
+                return Certificate(*found, model, statement)
+            except Unproved as error:
+                missing = -error.bound
+        found = checked(subject, proofs, "real", deadline, MOST_SPLITS)
         return Certificate(*found, model, statement, missing)
     except Refused as error:
         bound = error.bound if isinstance(error, Unproved) else None
@@ -73,16 +71,23 @@ def by_region(subject: Subject, proved: Sequence[tuple[Property, Proof]]) -> lis
     """
     found: list[Proof] = []
     for case, (b, _) in zip(subject.cases, subject.places, strict=True):
-        proof, tree, ends, anew = _of_case(case, proved)
+        proof, k, tree, ends = _of_case(case, proved)
         if b == len(found):
-            found.append(replace(proof, trees=[], recompute=[], ends=[]))
+            found.append(replace(proof, trees=[], recompute=[], ends=[], planes=[]))
         own = found[b]
-        found[b] = replace(own, trees=[*own.trees, tree], recompute=[*own.recompute, anew], ends=[*own.ends, ends])
+        again, planes = bool(proof.recompute and proof.recompute[k]), proof.planes[k] if proof.planes else ()
+        found[b] = replace(
+            own,
+            trees=[*own.trees, tree],
+            recompute=[*own.recompute, again],
+            ends=[*own.ends, ends],
+            planes=[*own.planes, planes],
+        )
     return found
 
 
-def _of_case(case: Case, proved: Sequence[tuple[Property, Proof]]) -> tuple[Proof, Tree, Sequence[End], bool]:
-    """The proof of a case, its tree and ends with weights of the case's rows, and whether that recomputes bounds."""
+def _of_case(case: Case, proved: Sequence[tuple[Property, Proof]]) -> tuple[Proof, int, Tree, Sequence[End]]:
+    """The proof of a case, as which of its sets, and the tree and ends of that with weights of the case's rows."""
     box = (case.lower, case.upper)
     for prop, proof in proved:
         if (list(prop.region.lower.flat), list(prop.region.upper.flat)) != box:
@@ -90,13 +95,13 @@ def _of_case(case: Case, proved: Sequence[tuple[Property, Proof]]) -> tuple[Proo
         for k, unsafe in enumerate(prop.unsafe):
             turn = _rows_of(case, unsafe)
             if turn is not None:
-                again, tree = bool(proof.recompute and proof.recompute[k]), proof.trees[k]
+                tree = proof.trees[k]
                 ends = proof.ends[k] if proof.ends else ()
                 if turn.size > 1:
                     tree = reweighted(tree, turn)
                     leaves = [replace(e.leaf, weights=(np.asarray(e.leaf.weights) @ turn).tolist()) for e in ends]
                     ends = [replace(end, leaf=leaf) for end, leaf in zip(ends, leaves, strict=True)]
-                return proof, tree, ends, again
+                return proof, k, tree, ends
     raise CertificateError("the property's file states a case that was not proved")
 
 

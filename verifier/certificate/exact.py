@@ -138,6 +138,12 @@ class Exact:
         np.add.at(cost, extra.rows, (v * pairs[:, 0] - t * pairs[:, 1]).min(axis=0))
         return cost, min(ve, te) + e
 
+    def below_zero(self, v: Number, positions: Array, shares: Array) -> Number:
+        """Shares (regions, k) of what coefficients v are below zero at positions (k,)."""
+        (v, e), (t, te) = self.number(v), self.number(shares[:, None])
+        part = np.minimum(v[:, positions], 0).reshape(len(shares), -1, len(positions))
+        return (part * t).reshape(len(v), -1), e + te
+
     def sum(self, parts: list[Number], reach: Array) -> tuple[Number, Array]:
         """Coefficients of a node that several read, and what rounding them costs."""
         return self.total(parts), np.zeros(1)

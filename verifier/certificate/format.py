@@ -1,12 +1,14 @@
 """The file of a certificate, as `checker.py` reads it.
 
-    MAGIC, the size of the header (4 bytes, little endian), the header (JSON), all arrays end to end under zlib
+    MAGIC, the size of the header (4 bytes, little endian), the header (JSON), all arrays end to end under zlib, slopes
+    column by column
 
 Header: `model` and `property`, the SHA-256 of the files' contents (unzipped); `semantics`, "real" or "float32" (which
 includes "real"); `producer`; `merge`, whether ReLUs that read the same number but for its sign become one (at the place
 of the first); `refine`, by activation of the network whether the bounds of its inputs are refined by backward passes
-(2: with parallel lines below and above activations, so that one pass bounds a neuron on both sides); `recompute`, by
-unsafe set whether that is done anew in every part of its tree; `arrays`, names and shapes.
+(2: with parallel lines below and above activations, so that one pass bounds a neuron on both sides; 3: with parallel
+lines first, with others what these leave undecided and lemmas do not bound on both sides); `recompute`, by unsafe set
+whether that is done anew in every part of its tree; `arrays`, names and shapes.
 
 An unsafe set k (a conjunction of the property's disjunctive normal form, in order) has a binary tree in preorder, the
 half below a split first: `kind.k` (0 a leaf, 1 an input, else 2 + the number of an activation), `position.k` (in the
@@ -28,7 +30,12 @@ the tree, may rest on it.
 
 `slots` (3, U) are activations, positions and sides (0: where the coefficient is >= 0) of which the columns of `codes`
 (K, U) state slopes, 0 to 255 standing for the least to the greatest slope of the activation; or, in place of `codes`,
-those of `finer`, 0 to 65535.
+those of `finer`, 0 to 65535. Side 2: to which part of a ReLU its plane takes the place of the line above, a multiple of
+1/256 (1/65536) from 0 to 1; of a code from the middle on, the next one (see planes.py).
+
+`planes`, by unsafe set: 0, or 1 + the number i of the list of planes above ReLUs that its leaves, and what else is
+bounded, may use: `unit.pi` (2, k), activations and positions, in increasing order; `share.pi`, the T of planes.py from
+0 to 255, by neuron and by what it reads with weights that are not zero: inputs, then activations in their order.
 
 Distinct regions of inputs are numbered in the order in which cases first show them. Lemmas, slots and codes are by
 region: those of region b > 0 have the names of region 0's with `.b{b}` at the end, and what is absent is empty.
@@ -45,16 +52,9 @@ from typing import Any
 
 import numpy as np
 
-from verifier.certificate.trees import MAGIC, TYPES
+from verifier.certificate.trees import MAGIC, TYPES, order
 
-LEVEL = 7  # of zlib; 8 takes three times as long and saves a tenth of the bytes
-
-
-def compressed(content: bytes) -> bytes:
-    """A certificate that was packed at level 0, in fewer bytes."""
-    start = len(MAGIC) + 4
-    start += int.from_bytes(content[start - 4 : start], "little")
-    return content[:start] + zlib.compress(zlib.decompress(content[start:]), LEVEL)
+LEVEL = 6  # of zlib; 7 takes a third longer and saves a hundredth of the bytes
 
 
 def pack(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray], level: int = LEVEL) -> bytes:
@@ -62,12 +62,16 @@ def pack(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray], level: int
 
     level: of zlib; 0 leaves the arrays as they are.
     """
-    data = []
-    for name, array in arrays.items():
-        stored = np.asarray(array).astype(TYPES[name.split(".")[0]])
-        if not np.array_equal(stored, array):
-            raise ValueError(f"array '{name}' holds numbers that its type {stored.dtype} cannot")
-        data.append(stored.tobytes())
+    data = b"".join(stored(name, array).tobytes(order(name)) for name, array in arrays.items())
     listed = [[name, list(np.shape(array))] for name, array in arrays.items()]
     text = json.dumps({**header, "arrays": listed}, separators=(",", ":")).encode()
-    return MAGIC + len(text).to_bytes(4, "little") + text + zlib.compress(b"".join(data), level)
+    return MAGIC + len(text).to_bytes(4, "little") + text + zlib.compress(data, level)
+
+
+def stored(name: str, array: np.ndarray) -> np.ndarray:
+    """An array in the type in which files hold it. Raises ValueError when a number does not fit."""
+    array = np.asarray(array)
+    found = array.astype(TYPES[name.split(".")[0]], copy=False)
+    if not np.array_equal(found, array):
+        raise ValueError(f"array '{name}' holds numbers that its type {found.dtype} cannot")
+    return found

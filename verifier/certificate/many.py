@@ -16,7 +16,7 @@ import numpy as np
 
 from verifier.certificate.analysis import Analysis
 from verifier.certificate.checker import Accepted, Checker
-from verifier.certificate.nodes import SMOOTH, Refused
+from verifier.certificate.nodes import Refused
 from verifier.certificate.properties import Case, Region, read_property
 from verifier.certificate.refining import PARALLEL
 from verifier.certificate.rounded import Rounded
@@ -104,7 +104,7 @@ class Together:
             self.network = read_model(model, False)
         except Exception as error:  # as `checker.check`: whatever goes wrong is a reason to refuse
             raise CertificateError(f"the checker does not read the model: {error}") from error
-        smooth = any(node.op in SMOOTH for node in self.network.nodes)
+        smooth = any(node.curve is not None for node in self.network.nodes)
         self.semantics = "real" if smooth or self.network.double else "float32"
 
     @functools.cached_property
@@ -132,10 +132,11 @@ class Together:
             with np.errstate(all="ignore"):
                 d = analysis.bounds((claims.lower, claims.upper))
                 found = analysis.least(self.network.output, rows, d, np.arange(len(rows)))
+                bounds = analysis.arithmetic.down(found).reshape(rows.shape[:2])
         except Refused:
             return np.full(rows.shape[:2], np.nan), np.zeros((len(rows), 0), dtype=np.int64)
         unstable = [((l < 0) & (u > 0)).sum(axis=1) for l, u in d.z.values()]
-        return analysis.arithmetic.down(found).reshape(rows.shape[:2]), np.stack(unstable, axis=1)
+        return np.where(d.outside[:, None], np.nan, bounds), np.stack(unstable, axis=1)
 
     def certificate(self, claims: Claims, i: int, refine: Sequence[int]) -> tuple[bytes, bytes]:
         """The certificate of a claim that these bounds prove, and its statement."""

@@ -1,32 +1,107 @@
-"""Trees of input splits that the checker's own bounds close: where a search saw further, leaves are split again."""
+"""Certificates written as they are checked: lemmas where they are needed, and trees that the checker's bounds close.
+
+Where a search saw further than the checker, leaves of trees of input splits are split again.
+"""
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from verifier import proof
+from verifier.certificate.analysis import Analysis
 from verifier.certificate.checker import Accepted, Checker
-from verifier.certificate.format import compressed
+from verifier.certificate.exact import Exact
+from verifier.certificate.format import pack, stored
 from verifier.certificate.nodes import Refused
-from verifier.certificate.trees import INPUT, LEAF, Tree, unpack
-from verifier.certificate.writer import Subject, written
+from verifier.certificate.properties import Case
+from verifier.certificate.pulling import Domains
+from verifier.certificate.refining import undecided
+from verifier.certificate.rounded import Rounded
+from verifier.certificate.trees import INPUT, LEAF, Tree, as_read, of_region
+from verifier.certificate.writer import Author, Subject, suffixed
+
+
+@dataclass(eq=False)
+class Drafting(Analysis):
+    """Writes lemmas about a region's neurons just before they are needed: none where the rest decides the neuron.
+
+    arrays: what is written of the region.
+    """
+
+    author: Author | None = None
+    region: int = 0
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def write(self, arrays: Mapping[str, np.ndarray]) -> None:
+        kept = {name: stored(name, array) for name, array in arrays.items()}
+        self.arrays |= kept
+        self.hints |= {name: as_read(name, array) for name, array in kept.items()}
+
+    def refine(self, j: int, l: np.ndarray, u: np.ndarray, d: Domains) -> None:
+        assert self.author is not None
+        i, node = self.network.activations.index(j), self.network.nodes[j]
+        new = i in self.author.lemmas[self.region] and f"target.a{i}" not in self.arrays
+        if new:
+            self.hints[f"target.a{i}"] = self.author.targets(self.region, i)
+        super().refine(j, l, u, d)
+        if new:
+            del self.hints[f"target.a{i}"]
+            self.write(self.author.about(self.region, i, undecided(node, l, u)[0]))
+            self.write(self.author.coders[self.region].arrays)
 
 
 @dataclass(eq=False)
 class Mender(Checker):
-    """Checks like the checker, but splits a leaf that is not proved in two.
+    """Checks what an author writes like the checker, but splits a leaf that is not proved in two.
 
     deadline: a time.monotonic(), until when it checks. splits: how many there may be.
     """
 
-    deadline: float = 0.0
+    author: Author | None = None
+    deadline: float = math.inf
     splits: int = 0
+    drafts: list[Drafting] = field(default_factory=list)
     trees: dict[int, Tree] = field(default_factory=dict)
+
+    def analysis(self, kind: type[Exact | Rounded], case: Case, region: int) -> Analysis:
+        assert self.author is not None
+        single, hints = self.hints["semantics"] == "float32", of_region(dict(self.hints), region)
+        draft = Drafting(self.network, kind, single, hints, case.region.ball, self.author, region)
+        draft.write(self.author.coders[region].arrays)
+        self.drafts.append(draft)
+        return draft
+
+    def rehearse(self) -> None:
+        """Check the leaves of trees alone, resting on what searches take for granted. Raises Unproved.
+
+        Where lemmas take most of the time, a claim that does not hold is seen to be too much before they are checked.
+        """
+        assert self.author is not None
+        for b, proved in enumerate(self.author.proofs):
+            mine = [k for k, (region, _) in enumerate(self.author.subject.places) if region == b]
+            if any(self.author.again[k] for k in mine) or not count(x.tree for x in proved.lemmas) > count(
+                proved.trees
+            ):
+                continue
+            slopes = {name: as_read(name, stored(name, array)) for name, array in self.author.coders[b].arrays.items()}
+            region, flat = self.cases[mine[0]].region, {"refine": [0] * len(self.network.activations)}
+            analysis = super().analysis(Rounded, self.cases[mine[0]], b)
+            analysis.hints = analysis.hints | slopes | flat
+            known = {j: self.known(proved, i) for i, j in enumerate(self.network.activations)}
+            base = analysis.bounds(region.box, known)
+            for k in mine:
+                self.split(k, base, analysis, None, set())
+
+    def known(self, proved: proof.Proof, i: int) -> tuple[np.ndarray, np.ndarray]:
+        """What a search takes for granted of the inputs of activation i, (1, n) each."""
+        lower, upper = proved.bounds.get(i, (np.full(1, -math.inf), np.full(1, math.inf)))
+        return lower[None], upper[None]
 
     def part(self, *args: Any) -> Any:
         self.look_at_the_clock()
@@ -60,29 +135,36 @@ class Mender(Checker):
 
 
 def checked(
-    subject: Subject, proved: Sequence[proof.Proof], semantics: str, deadline: float, splits: int, fine: bool = False
+    subject: Subject,
+    proved: Sequence[proof.Proof],
+    semantics: str,
+    deadline: float,
+    splits: int,
+    rehearse: bool = False,
 ) -> tuple[bytes, Accepted]:
     """The certificate of proofs, with so many further splits of inputs at most, as the checker accepts it.
 
-    fine: slopes are stated in two bytes. The check is in rounded arithmetic, without a sample of leaves in exact
-    arithmetic. Raises Refused.
+    rehearse: whether to try the leaves of trees before anything else. The check, of the numbers that the file holds,
+    is in rounded arithmetic, without a sample of leaves in exact arithmetic. Raises Refused.
     """
-    content = written(subject, proved, semantics, fine, level=0)
-    mender = Mender(unpack(content), subject.network, subject.cases, deadline, splits)
+    author = Author(subject, proved, fine=True)
+    header, trees = author.header(semantics), {name: stored(name, x) for name, x in author.trees().items()}
+    hints = header | {name: as_read(name, array) for name, array in trees.items()}
+    mender = Mender(hints, subject.network, subject.cases, author, deadline, splits)
     with np.errstate(all="ignore"):
+        if rehearse:
+            mender.rehearse()
         accepted = mender.check("rounded", sample=0)
-    if mender.trees:  # what was checked is the tree as it is now
-        content = written(subject, _mended(subject, proved, mender.trees), semantics, fine, level=0)
-    return compressed(content), accepted
+    for k, tree in mender.trees.items():  # what was checked is the tree as it is now
+        trees |= author.tree(k, _read(tree))
+    for b, draft in enumerate(mender.drafts):
+        trees |= suffixed(draft.arrays, b)
+    return pack(header, trees), accepted
 
 
-def _mended(subject: Subject, proved: Sequence[proof.Proof], new: Mapping[int, Tree]) -> list[proof.Proof]:
-    """The proofs with new trees, by case."""
-    trees = [list(one.trees) for one in proved]
-    for k, tree in new.items():
-        region, place = subject.places[k]
-        trees[region][place] = _read(tree)
-    return [replace(one, trees=own) for one, own in zip(proved, trees, strict=True)]
+def count(trees: Iterable[proof.Tree]) -> int:
+    """How many nodes trees have."""
+    return sum(1 for tree in trees for _ in proof.preorder(tree))
 
 
 def _read(tree: Tree) -> proof.Tree:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import functools
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+if __package__:
+    from verifier.certificate.curves import Curve
+else:  # run as a file, with the others beside it
+    from curves import Curve  # type: ignore
+
 MOST_VALUES = 1 << 25
+GREATEST = 1e300  # in place of infinity
 UNIT = 2.0**-53
 SPARSE = 16  # how many times fewer weights of a layer must count than there are, if only these are to be stored
-SMOOTH = {"Sigmoid": (1.0, 1.0, 0.0), "Tanh": (2.0, 2.0, -1.0)}  # a sigmoid(b z) + c
 Array = np.ndarray
 
 
@@ -38,7 +42,8 @@ class Node:
 
     "affine": y[g, p, n] = sum_k weight[g, k, n] x[index[g, p, k]] + bias, true weights lying within `deviation`; in
     float32 a rounded sum of `terms` products (0: exact). Other ops are activations of x[index] with `parameters`.
-    copies: of a ReLU's values made from others', the numbers of what it reads, and of what is read in its place.
+    curve: of smooth activations. copies: of a ReLU's values made from others', the numbers of what it reads, and of
+    what is read in its place.
     chosen: by region, which of the weights of a dense layer are its own; None where all regions share them.
     """
 
@@ -55,7 +60,8 @@ class Node:
     terms: int = 0
     parameters: tuple[float, ...] = ()  # left, low, high: z -> min(max(z, left z if z < 0, low), high)
     breaks: tuple[float, ...] = ()
-    slopes: tuple[float, float] = (0.0, 1.0)  # the least and the greatest
+    slopes: tuple[float, float] = (0.0, 1.0)  # the least and the greatest, where a certificate does not state them
+    curve: Curve | None = None
     copies: tuple[Array, Array] | None = None
     chosen: Array | None = None
 
@@ -83,12 +89,16 @@ class Node:
         turn = np.arange(len(order)) - begins
         return [(run(sorted_reads[turn == k]), order[turn == k]) for k in range(self.repeats)]
 
+    def range(self, l: Array, u: Array, single: bool) -> tuple[Array, Array]:
+        """Bounds of what an activation makes of intervals."""
+        if self.curve is not None:
+            return self.curve.range(l, u)
+        ends = (l, u) if self.slopes[0] >= 0 else (l, u, *(np.clip(b, l, u) for b in self.breaks))
+        low, high = zip(*(self.values(z, single) for z in ends), strict=True)
+        return functools.reduce(np.minimum, low), functools.reduce(np.maximum, high)
+
     def values(self, z: Array, single: bool) -> tuple[Array, Array]:
-        """An enclosure of what an activation makes of z, exactly and, if `single`, in float32."""
-        if self.op in SMOOTH:
-            a, b, c = SMOOTH[self.op]
-            y = a * logistic(b * z) + c
-            return y - 2.0**-42, y + 2.0**-42
+        """An enclosure of what a piecewise linear activation makes of z, exactly and, if `single`, in float32."""
         if self.op == "Relu":
             y = np.maximum(z, 0.0)
             return y, y
@@ -175,15 +185,6 @@ def run(places: Array) -> Any:
     """Increasing places, as a slice if they follow each other."""
     first, last = places[[0, -1]].tolist() if len(places) else (0, -1)
     return slice(first, last + 1) if last - first == len(places) - 1 else places
-
-
-def logistic(z: Array) -> Array:
-    """1 / (1 + exp(-z)) within 2^-44: a Taylor sum after reduction by powers of two, no library function."""
-    x = -np.minimum(np.abs(z), 700.0)
-    k = np.rint(x / math.log(2))
-    series = functools.reduce(lambda sum, i: 1 + (x - k * math.log(2)) / i * sum, range(18, 0, -1), np.ones_like(x))
-    t = np.ldexp(series, k.astype(np.int64))
-    return np.where(z < 0, t, 1.0) / (1 + t)
 
 
 def batched(x: Array, weight: Array) -> Array:

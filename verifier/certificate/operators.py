@@ -18,12 +18,18 @@ from onnx.reference import ReferenceEvaluator
 
 if __package__:
     from verifier.certificate.building import Building, Wire
-    from verifier.certificate.nodes import MOST_VALUES, UNIT, Array, need
+    from verifier.certificate.nodes import GREATEST, MOST_VALUES, UNIT, Array, need
+    from verifier.certificate.products import matmul, product, softmax
+    from verifier.certificate.resizing import resize
 else:  # run as a file, with the others beside it
     from building import Building, Wire  # type: ignore
-    from nodes import MOST_VALUES, UNIT, Array, need  # type: ignore
+    from nodes import GREATEST, MOST_VALUES, UNIT, Array, need  # type: ignore
+    from products import matmul, product, softmax  # type: ignore
+    from resizing import resize  # type: ignore
 
-GREATEST = 1e300  # in place of infinity
+SELU = (1.6732632423543772848, 1.0507009873554804934)  # alpha and gamma, which ONNX holds in float32
+SMOOTH = ("Sigmoid", "Tanh", "Exp", "Log", "Sqrt", "Reciprocal", "Sin", "Cos", "Erf", "Atan", "Softplus", "Softsign",
+          "HardSwish")  # fmt: skip
 Attributes = dict[str, Any]
 
 
@@ -41,6 +47,38 @@ def activation(net: Building, op: str, inputs: list[Any], a: Attributes) -> Any:
     if op == "Relu" and net.merge:
         return net.merged_relu(inputs[0])
     return net.activation(op, inputs[0], -1.0 if op == "Abs" else 0.0)
+
+
+def smooth(net: Building, op: str, inputs: list[Any], a: Attributes) -> Any:
+    return net.smooth(op, inputs[0])
+
+
+def elu(net: Building, op: str, inputs: list[Any], a: Attributes) -> Any:
+    """Elu, Selu, which is a multiple of it, and Celu, which is a elu(z / a)."""
+    alpha, gamma = (float(np.float32(x)) for x in (SELU if op == "Selu" else (1.0, 1.0)))
+    alpha, gamma = a.get("alpha", alpha), a.get("gamma", gamma)
+    need(0 < alpha < 1e30 and math.isfinite(gamma), f"{op} with these parameters is not supported")
+    if op == "Celu":
+        return net.scaled(net.smooth("Elu", net.scaled(inputs[0], 1 / alpha, 0.0, 1, UNIT), 1.0), alpha, 0.0, 1)
+    y = net.smooth("Elu", inputs[0], alpha)
+    return y if op == "Elu" else net.scaled(y, gamma, 0.0, 1)
+
+
+def gelu(net: Building, op: str, inputs: list[Any], a: Attributes) -> Any:
+    need(a.get("approximate", b"none") == b"none", "Gelu by an approximation is not supported")
+    return net.smooth(op, inputs[0])
+
+
+def power(net: Building, op: str, inputs: list[Any], a: Attributes) -> Any:
+    x, exponents = inputs[0], np.unique(inputs[1])
+    need(len(exponents) == 1 and np.ndim(inputs[1]) <= x.ndim, "Pow with several exponents, or axes, is not supported")
+    exponent = float(exponents[0])
+    if exponent == 1:
+        return x
+    if exponent in (-1, 0.5):
+        return net.smooth("Sqrt" if exponent > 0 else "Reciprocal", x)
+    need(exponent in range(2, 65), "this exponent of Pow is not supported")
+    return net.smooth("Power", x, exponent)
 
 
 def leaky_relu(net: Building, op: str, inputs: list[Any], a: Attributes) -> Any:
@@ -61,25 +99,19 @@ def combination(net: Building, op: str, inputs: list[Any], a: Attributes) -> Any
     """Sums, differences and extremes of any number of inputs, some of them constant."""
     combine = net.extreme if op in ("Max", "Min") else net.sum
     given = [value for value in inputs if value is not None]
-    return functools.reduce(lambda one, two: combine(one, two, -1 if op in ("Min", "Sub") else 1), given)
+    sign, terms = -1 if op in ("Min", "Sub") else 1, () if op in ("Max", "Min") else (len(given),)  # in any order
+    return functools.reduce(lambda one, two: combine(one, two, sign, *terms), given)
 
 
 def negative(net: Building, op: str, inputs: list[Any], a: Attributes) -> Any:
     return net.scaled(inputs[0], -1.0, 0.0, 0)
 
 
-def product(net: Building, op: str, inputs: list[Any], a: Attributes) -> Any:
-    x, y = inputs[:2]
-    x, y = (x, y) if isinstance(x, Wire) or op == "Div" else (y, x)
-    need(isinstance(x, Wire) and not isinstance(y, Wire), f"{op} of two values is not linear")
-    return net.scaled(x, y if op == "Mul" else 1 / y, 0.0, 1, 2 * UNIT * (op == "Div"))
-
-
 def batch_normalization(net: Building, op: str, inputs: list[Any], a: Attributes) -> Any:
     x = inputs[0]
     need(not a.get("training_mode") and a.get("spatial", 1) == 1, "BatchNormalization in training mode")
     scale, shift, mean, variance = (np.reshape(v, (-1,) + (1,) * (x.ndim - 2)) for v in inputs[1:5])
-    factor = scale / np.sqrt(variance + a.get("epsilon", 1e-5))
+    factor = scale / np.sqrt(variance + a.get("epsilon", float(np.float32(1e-5))))
     return net.scaled(net.sum(x, mean, -1), factor, shift, 8, 8 * UNIT)
 
 
@@ -110,42 +142,16 @@ def hard_sigmoid(net: Building, op: str, inputs: list[Any], a: Attributes) -> An
     return net.activation("Clip", net.scaled(inputs[0], alpha, beta, 3), 1.0, 0.0, 1.0)
 
 
-def resize(net: Building, op: str, inputs: list[Any], a: Attributes) -> Any:
-    """Nearest neighbours, maps a whole number of times as large: nothing there hangs on how a runtime rounds."""
-    x, scales = inputs[0], inputs[2 if op == "Resize" else 1]
-    way = a.get("coordinate_transformation_mode", b"half_pixel") if op == "Resize" else b"asymmetric"
-    rule = a.get("nearest_mode", b"round_prefer_floor") if op == "Resize" else b"floor"
-    plain = a.get("mode", b"nearest") == b"nearest" and way in (b"half_pixel", b"asymmetric")
-    need(plain and "axes" not in a and np.shape(scales) == (x.ndim,), f"{op} of this kind is not supported")
-    need(((scales >= 1) & (scales == np.rint(scales)) & (scales < 256)).all(), f"{op} by a broken scale")
-    need(x.size * math.prod(scales.tolist()) < MOST_VALUES, "the model is too large")
-    rounded: dict[bytes, Callable[[Array], Array]] = {
-        b"floor": np.floor,
-        b"ceil": np.ceil,
-        b"round_prefer_floor": lambda c: np.ceil(c - 0.5),
-        b"round_prefer_ceil": lambda c: np.floor(c + 0.5),
-    }
-    need(rule in rounded, f"{op} of this kind is not supported")
-    for axis, scale in enumerate(scales.tolist()):
-        i = np.arange(int(x.shape[axis] * scale))
-        at = rounded[rule](i / scale if way == b"asymmetric" else (i + 0.5) / scale - 0.5)
-        x = x.take(np.clip(at, 0, x.shape[axis] - 1).astype(np.int64), axis)
-    return x
-
-
 def gemm(net: Building, op: str, inputs: list[Any], a: Attributes) -> Any:
     x, y, z = inputs[:3]
     x, weight = x.T if a.get("transA") else x, y.T if a.get("transB") else y
     alpha, beta = a.get("alpha", 1.0), a.get("beta", 1.0)
-    need(alpha == beta == 1 or np.array_equal(y, np.float32(y)), "Gemm with scaled float64 weights")
-    return net.affine(x[None], alpha * weight[None], 0.0 if z is None else beta * z, len(weight) + 2)[0]
-
-
-def matmul(net: Building, op: str, inputs: list[Any], a: Attributes) -> Any:
-    x, y = inputs[:2]
-    need(not isinstance(y, Wire) and y.ndim <= 2, "MatMul needs one constant matrix, on the right")
-    found = net.affine(x.reshape(1, -1, x.shape[-1]), y.reshape(1, len(y), -1), 0.0, len(y))
-    return found.reshape(*x.shape[:-1], *y.shape[1:])
+    if alpha == beta == 1:
+        return net.affine(x[None], weight[None], 0.0 if z is None else z, len(weight) + 2)[0]
+    # Before they are scaled, products may overflow, and lose digits to underflow.
+    product = net.scaled(net.affine(x[None], weight[None], 0.0, len(weight))[0], alpha, 0.0, 1)
+    need(z is None or np.array_equal(z, np.float32(z)), "Gemm with a scaled float64 bias")
+    return product if z is None else net.scaled(product, 1.0, beta * z, 3)
 
 
 # --- Windows. ---
@@ -217,7 +223,12 @@ def padded(net: Building, inputs: list[Any], a: Attributes) -> Any:
 
 
 COMPUTED: dict[str, Callable[[Building, str, list[Any], Attributes], Any]] = {
-    **dict.fromkeys(("Relu", "Abs", "Sigmoid", "Tanh"), activation),
+    **dict.fromkeys(("Relu", "Abs"), activation),
+    **dict.fromkeys(SMOOTH, smooth),
+    **dict.fromkeys(("Elu", "Selu", "Celu"), elu),
+    "Pow": power,
+    "Gelu": gelu,
+    **dict.fromkeys(("Softmax", "LogSoftmax"), softmax),
     **dict.fromkeys(("LeakyRelu", "PRelu"), leaky_relu),
     "Clip": clip,
     **dict.fromkeys(("Max", "Min", "Add", "Sum", "Sub"), combination),

@@ -11,16 +11,18 @@ import numpy as np
 if __package__:
     from verifier.certificate.arithmetic import Extra, Number, Prepared
     from verifier.certificate.nodes import Array, Node, need
+    from verifier.certificate.planes import PLANE, Planing
     from verifier.certificate.pulling import Domains, Others
-    from verifier.certificate.refining import Refining, at_once
-    from verifier.certificate.relaxation import Sides, default_slopes, points, relaxed
+    from verifier.certificate.refining import at_once
+    from verifier.certificate.relaxation import Sides, default_slopes, points, relaxed, scaled_up
     from verifier.certificate.trees import INPUT, Leaf, batches, leaves
 else:  # run as a file, with the others beside it
     from arithmetic import Extra, Number, Prepared  # type: ignore
     from nodes import Array, Node, need  # type: ignore
+    from planes import PLANE, Planing  # type: ignore
     from pulling import Domains, Others  # type: ignore
-    from refining import Refining, at_once  # type: ignore
-    from relaxation import Sides, default_slopes, points, relaxed  # type: ignore
+    from refining import at_once  # type: ignore
+    from relaxation import Sides, default_slopes, points, relaxed, scaled_up  # type: ignore
     from trees import INPUT, Leaf, batches, leaves  # type: ignore
 
 Combined = Callable[[int, Array], tuple[Array, Array]]
@@ -32,7 +34,7 @@ def cut(lower: Array, upper: Array, at: tuple[int, int], side: int, point: float
     lower[at], upper[at] = (max(lower[at], point), upper[at]) if side > 0 else (lower[at], min(upper[at], point))
 
 
-class Parts(Refining):
+class Parts(Planing):
     """Lemmas about hidden neurons and trees of splits, by the slopes and multipliers that the certificate states."""
 
     def prove(self, j: int, l: Array, u: Array, d: Domains) -> None:
@@ -137,13 +139,14 @@ class Parts(Refining):
     def parted(self, splits: list[Split], count: int, base: Domains) -> Domains:
         """So many copies of a region, with the splits of its inputs."""
         if not splits:
-            d = Domains(base.box, base.empty.repeat(count), base.slack, base.lower, base.upper)
+            d = Domains(base.box, base.empty.repeat(count), base.slack, base.lower, base.upper, living=base.living)
             d.prepared[1] = base.prepared[1]
             return d
         lower, upper = (side.repeat(count, axis=0) for side in base.box)
         for i, position, side, point, _ in splits:
             cut(lower, upper, (i, position), side, point)
         d = self.begun((lower, upper))
+        d.living = base.living
         d.lower, d.upper = d.lower[:2] + base.lower[2:], d.upper[:2] + base.upper[2:]
         d.slack = d.slack + base.slack
         return d
@@ -165,17 +168,23 @@ class Parts(Refining):
             tighter.at(bounds.ravel(), at[some], cuts[some])
         pressed, added = np.unique(at[extra != 0]), np.bincount(at, extra, l.size)
         node, constants = self.network.nodes[j], self.fused(j, base.constants)
-        slopes = default_slopes(node, l, u, self.single)
+        slopes, kept = default_slopes(node, l, u, self.single), None
         self.stated(j, slopes, code, columns)
+        if j in base.planes:
+            shares = self.shares(j, base.planes[j], code, columns, (l < 0) & (u > 0))
+            d.planes[j], kept = base.planes[j].at(columns, shares), 1 - shares
+            slopes[1] *= kept
         if constants is not None:
             constants = constants[0][:, columns], constants[1][:, columns]
         d.empty |= (l > u).any(axis=1)
-        own = relaxed(self.arithmetic, node, l, u, slopes, constants, self.single)
+        own = relaxed(self.arithmetic, node, l, u, slopes, constants, self.single, kept)
         if len(pressed):
             cells = np.divmod(pressed, len(columns))
             own.low[cells] = own.high[cells] = 0  # what they cost is seen when the multipliers are
             z = l[cells], u[cells]
             below, above = (np.stack(points(node, *z, slopes[i][cells], i > 0, self.single)) for i in (0, 1))
+            if kept is not None:
+                above[:, 0] = scaled_up(above[:, 0], kept[cells])
             paid = np.stack([np.broadcast_to(x, l.shape)[cells] for x in constants or (np.zeros((1, 1)),) * 2])
             d.extra[j] = Extra(cells[0], columns[cells[1]], added[pressed], below, above, paid)
         d.prepared[j] = base.prepared[j].changed(columns, own)
@@ -183,9 +192,12 @@ class Parts(Refining):
     def stated(self, j: int, slopes: Array, code: Array, columns: Array) -> None:
         """Put slopes that rows of codes (d,) state (0: none) in the place of slopes (2, d, n), given at `columns`."""
         number, position, side = self.hints["slots"]
-        some, rows = np.nonzero(number == self.network.activations.index(j))[0], np.nonzero(code)[0]
+        mine = (number == self.network.activations.index(j)) & (side < PLANE)
+        some, rows = np.nonzero(mine)[0], np.nonzero(code)[0]
         if len(some) and len(rows):
             low, high = self.network.nodes[j].slopes
+            if "spans" in self.hints:
+                low, high = self.hints["spans"][:, some]
             codes, levels = (self.hints["finer"], 65535) if "finer" in self.hints else (self.hints["codes"], 255)
             values = codes[code[rows, None] - 1, some] * ((high - low) / levels) + low
             slopes[side[some], rows[:, None], np.searchsorted(columns, position[some])] = values

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,7 +15,8 @@ if __package__:
     from verifier.certificate.arithmetic import MORE, TINY, Extra, Number, Prepared, picked
     from verifier.certificate.balls import rounded
     from verifier.certificate.exact import Exact
-    from verifier.certificate.nodes import Array, Node
+    from verifier.certificate.living import Living
+    from verifier.certificate.nodes import Array, Node, need
     from verifier.certificate.properties import Ball
     from verifier.certificate.reading import Network
     from verifier.certificate.relaxation import Sides
@@ -23,7 +25,8 @@ else:  # run as a file, with the others beside it
     from arithmetic import MORE, TINY, Extra, Number, Prepared, picked  # type: ignore
     from balls import rounded  # type: ignore
     from exact import Exact  # type: ignore
-    from nodes import Array, Node  # type: ignore
+    from living import Living  # type: ignore
+    from nodes import Array, Node, need  # type: ignore
     from properties import Ball  # type: ignore
     from reading import Network  # type: ignore
     from relaxation import Sides  # type: ignore
@@ -34,13 +37,36 @@ UNIT32, SMALL32, LARGE32 = 2.0**-24, 2.0**-148, 2.0**126
 NOTHING = np.zeros((1, 1))
 
 
+class Planes(NamedTuple):
+    """Planes R.p + high above ReLUs at positions (k,), over the values p that the affine op `node` reads (planes.py).
+
+    usable: (k,), which are planes. high: (1, k). reach: (1, k), of R.p + high. prepared: what a pull pays for them.
+    share: (d, k), to which part of a ReLU each counts, in d regions.
+    """
+
+    node: Node
+    positions: Array
+    usable: Array
+    high: Array
+    reach: Array
+    prepared: Prepared
+    share: Array
+
+    def at(self, columns: Array, shares: Array) -> Planes:
+        """With shares (d, n) that are stated at columns (n,), in their order."""
+        at = np.searchsorted(columns, self.positions) % len(columns)
+        return self._replace(share=np.where(columns[at] == self.positions, shares[:, at], 0.0))
+
+
 @dataclass(eq=False)
 class Domains:
     """d regions: by node, bounds of its values, constants of affine ops with all errors, and what a pull pays there;
     by activation, bounds of its inputs z. Arrays (d, size), or (1, size) where all regions share them.
 
     parallel: what a pull pays at activations with parallel lines. extra: by activation, what is added to multipliers.
-    slack: (d,), paid in any case.
+    planes: by activation, above it. slack: (d,), paid in any case. living: of one region, and its parts, what is left
+    of affine ops by what is zero there. outside: (d,), whether some function may not be defined there, or not be
+    bounded.
     """
 
     box: Sides
@@ -53,6 +79,12 @@ class Domains:
     prepared: dict[int, Prepared] = field(default_factory=dict)
     parallel: dict[int, Prepared] = field(default_factory=dict)
     extra: dict[int, Extra] = field(default_factory=dict)
+    planes: dict[int, Planes] = field(default_factory=dict)
+    outside: Array = field(default_factory=lambda: np.zeros(1, dtype=bool))
+    living: Living | None = None
+
+    def __post_init__(self) -> None:
+        self.outside = np.broadcast_to(self.outside, self.empty.shape).copy()
 
     def seen(self, regions: Array, columns: dict[int, Array], shared: set[int]) -> Domains:
         """What pulls need of some regions at positions (regions, k) of nodes, of which several read those `shared`."""
@@ -64,6 +96,12 @@ class Domains:
             if i in shared:
                 made.lower[i], made.upper[i] = (picked(x, regions, own) for x in (self.lower[i], self.upper[i]))
         return made
+
+    def under(self, planes: dict[int, Planes]) -> Domains:
+        """The same with planes above activations."""
+        d = copy.copy(self)
+        d.planes = planes
+        return d
 
     def reach(self, j: int) -> Array:
         return np.maximum(np.abs(self.lower[j]), np.abs(self.upper[j]))
@@ -86,11 +124,14 @@ class Pulling:
         sizes = [node.size for node in self.network.nodes]
         self.arithmetic = self.kind(max(sizes) + 4 * len(sizes))
         self.round = rounded(self.ball, sizes[1]) if self.ball else None
+        self.planes: dict[int, dict[int, Planes]] = {}  # by list of the certificate, the last one
 
     def begun(self, box: Sides) -> Domains:
         """Regions of which only the boxes of inputs are known."""
         lower, upper = box
-        error = self.reading_error(np.maximum(np.abs(lower), np.abs(upper)))
+        reach = np.maximum(np.abs(lower), np.abs(upper))
+        need(not self.single or (reach < LARGE32).all(), "an input may overflow in float32")
+        error = self.reading_error(reach)
         d = Domains(box, np.any(lower > upper, axis=1), np.full(len(lower), -TINY))
         d.lower += [np.zeros((1, 1)), np.nextafter(lower - error, -math.inf)]
         d.upper += [np.zeros((1, 1)), np.nextafter(upper + error, math.inf)]
@@ -147,6 +188,16 @@ class Pulling:
         low, high = np.split(self.arithmetic.down(found).reshape(len(rows), -1), 2, axis=1)
         return low, high
 
+    def backward(self, j: int, v: Number, d: Domains) -> Number:
+        """Coefficients of what an affine op reads. Those of values that are zero over the region may be left out."""
+        node, terms = self.network.nodes[j], self.network.nodes[j].shape[3] * self.network.nodes[j].repeats
+        if d.living is not None and isinstance(v, Array) and self.arithmetic.fuses:
+            left = d.living.of(j, node)
+            narrow = left.narrow(v)
+            if narrow is not None:
+                return left.wide(self.arithmetic.product(np.matmul, v[:, narrow[0]], narrow[1], terms))
+        return self.arithmetic.product(node.backward, v, node.weights[0], terms)
+
     def pull(
         self, start: Node, rows: Array, d: Domains, regions: Array, both: bool = False, others: Others = ()
     ) -> tuple[Number, Number | None]:
@@ -178,11 +229,13 @@ class Pulling:
             pending[j] = []
             if j == 1:
                 return arithmetic.total(totals), v
+            if j in d.planes:
+                totals.append(self.pull_planes(v, d.planes[j], regions, spread))
             if j not in paid:
                 cost, v = arithmetic.through(v, d.prepared[j].at(regions), d.extra.get(j), both)
                 totals.append(cost)
             if node.op == "affine":
-                A = arithmetic.product(node.backward, v, node.weights[0], node.shape[3] * node.repeats)
+                A = self.backward(j, v, d)
             else:
                 A = node.scatter(v)
                 if arithmetic.fuses and j in self.network.alone:
@@ -191,3 +244,11 @@ class Pulling:
                     paid.add(i)
             spread(node, A)
         return arithmetic.total(totals), None
+
+    def pull_planes(self, v: Number, planes: Planes, regions: Array, spread: Callable[[Node, Number], None]) -> Number:
+        """What coefficients v below zero cost where planes take the place of lines; hands on what they become."""
+        part = self.arithmetic.below_zero(v, planes.positions, planes.share[regions])
+        cost, part = self.arithmetic.through(part, planes.prepared)
+        node = planes.node
+        spread(node, self.arithmetic.product(node.backward, part, node.weights[0], node.shape[3] * node.repeats))
+        return cost

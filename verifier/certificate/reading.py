@@ -15,44 +15,47 @@ from onnx import helper, numpy_helper
 
 if __package__:
     from verifier.certificate.building import Building, Wire
+    from verifier.certificate.folding import FOLDED, Near, folded
     from verifier.certificate.nodes import Array, Node, need
     from verifier.certificate.operators import COMPUTED, padded, reference
 else:  # run as a file, with the others beside it
     from building import Building, Wire  # type: ignore
+    from folding import FOLDED, Near, folded  # type: ignore
     from nodes import Array, Node, need  # type: ignore
     from operators import COMPUTED, padded, reference  # type: ignore
 
 MOVES = {"Identity", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Split", "Concat", "Gather",
          "Expand", "Tile", "Pad", "Shape", "Constant", "DepthToSpace", "SpaceToDepth"}  # fmt: skip
 COUNTS = {"Add", "Sub", "Mul", "Range", "ConstantOfShape", "Cast", "ReduceProd"}  # on integers alone
-JOINS = {"Concat", "Add", "Sum", "Sub", "Max", "Min", "Mul"}  # ops of which any input may depend on the network's
+DOMAINS = ("", "ai.onnx")
+JOINS = {"Concat", "Add", "Sum", "Sub", "Max", "Min", "Mul", "Div", "MatMul"}  # any input may be wired
 
 
 class Network(Building):
     """An ONNX model as a list of nodes: node 0 is the constant zero, node 1 the input, `output` reads the output.
 
     merge: whether ReLUs that read the same number but for its sign become one, as relu(-z) = relu(z) - z; in float32
-    both differ by what the numbers that they read may err. double: whether some of it is computed in float64.
+    both differ by what the numbers that they read may err.
     activations: the numbers of the nodes that are activations. alone: of those that read a whole affine op, which
     nothing else reads, as it stands: that op. cones: by activation, once they are known (see cones.py).
     """
 
-    def __init__(self, content: bytes, merge: bool = False) -> None:
+    def __init__(self, content: bytes, merge: bool = False, scales: Array | None = None) -> None:
         model = onnx.ModelProto.FromString(content)
-        super().__init__(model.opset_import, merge)
-        self.double = False
+        super().__init__(model.opset_import, merge, scales)
         graph = model.graph
         values: dict[str, Any] = {tensor.name: constant(tensor) for tensor in graph.initializer}
         inputs = [value for value in graph.input if value.name not in values]
         plain = len(inputs) == len(graph.output) == 1 and not graph.sparse_initializer and not model.functions
         need(plain, "the model must be plain ONNX with one input and one output")
-        need(all(o.version >= 7 for o in self.opsets if not o.domain), "operator sets before 7")
+        versions, newest = [o.version for o in self.opsets if o.domain in DOMAINS], onnx.defs.onnx_opset_version()
+        need(len(versions) == 1 and 7 <= versions[0] <= newest, f"one operator set of 7 to {newest} is expected")
         kind = inputs[0].type.tensor_type
         need(kind.elem_type == onnx.TensorProto.FLOAT, "the model's input must hold float32 numbers")
         dims = [max(d.dim_value, 1) for d in kind.shape.dim]
         values |= {inputs[0].name: self.add(Node("input", math.prod(dims)), dims), "": None}
         for node in graph.node:
-            need(node.domain in ("", "ai.onnx"), f"operator {node.domain}.{node.op_type} is not supported")
+            need(node.domain in DOMAINS, f"operator {node.domain}.{node.op_type} is not supported")
             attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
             results = self.evaluate(node.op_type, [values[n] for n in node.input], attributes, len(node.output))
             for name, value in zip(node.output, results, strict=False):
@@ -74,6 +77,8 @@ class Network(Building):
         """The values of one ONNX operator, by ONNX's own reference where it only moves data."""
         wires = [isinstance(value, Wire) for value in inputs]
         wired = any(wires)
+        near = any(isinstance(value, Near) for value in inputs)
+        need(not near or (wired and op in ("MatMul", "Mul")), f"{op} with constants that were rounded")
         need(not wired or op in JOINS or (wires[0] and not any(wires[1:])), f"{op} with such inputs is not supported")
         if op in ("Dropout", "Cast") and wired:
             need(not np.any(inputs[2:]) and a.get("to", 1) in (1, 11), f"this {op} is not supported")
@@ -83,21 +88,29 @@ class Network(Building):
             return [constant(a["value"])]
         if op not in MOVES and wired:
             need(op in COMPUTED, f"operator {op} is not supported")
+            need(op != "BatchNormalization" or outputs == 1, "BatchNormalization in training mode")  # before set 14
             return [COMPUTED[op](self, op, [*inputs, *[None] * (5 - len(inputs))], a)]
         whole = all(value is None or value.dtype.kind in "iub" for value in inputs)
+        if op in FOLDED and not whole:
+            self.double = True  # in float32 they are rounded
+            return [folded(op, inputs)]
         need(op in MOVES or (op in COUNTS and whole), f"{op} on constants is not supported")
         if op == "Concat" and wired:
             inputs = [v if isinstance(v, Wire) else self.scaled(np.zeros(v.shape, int), 1.0, v, 0) for v in inputs]
         results = [padded(self, inputs, a)] if op == "Pad" and wired else reference(self.opsets, op, inputs, a, outputs)
         if not wired or op == "Shape":
-            return results
+            return [widened(result) for result in results]
         need(all(r.dtype == np.int64 and r.size and r.min() >= 0 and r.max() < self.total for r in results), op)
         return [result.view(Wire) for result in results]
 
 
 def constant(tensor: Any) -> Array:
-    """A stored tensor, floats as float64."""
+    """A stored tensor."""
     need(tensor.data_location != onnx.TensorProto.EXTERNAL, "weights in other files are not supported")
-    array = numpy_helper.to_array(tensor)
+    return widened(numpy_helper.to_array(tensor))
+
+
+def widened(array: Array) -> Array:
+    """Floats as float64, since what is computed from them is to be rounded as such."""
     need(array.dtype.kind in "fiub", "the model holds an unsupported kind of numbers")
     return array.astype(np.float64) if array.dtype.kind == "f" else array

@@ -11,30 +11,50 @@ import numpy as np
 
 if __package__:
     from verifier.certificate.cones import cones
-    from verifier.certificate.nodes import SMOOTH, Array, Node
+    from verifier.certificate.nodes import Array, Node
     from verifier.certificate.pulling import Domains, Pulling
     from verifier.certificate.relaxation import Sides
 else:  # run as a file, with the others beside it
     from cones import cones  # type: ignore
-    from nodes import SMOOTH, Array, Node  # type: ignore
+    from nodes import Array, Node  # type: ignore
     from pulling import Domains, Pulling  # type: ignore
     from relaxation import Sides  # type: ignore
 
 BATCH = 1 << 16  # numbers of an array
-PARALLEL = 2  # in the header's `refine`: by parallel lines
+PARALLEL, FIRST = 2, 3  # in the header's `refine`: by parallel lines; by these first
 
 
 class Refining(Pulling):
     """Backward passes for hidden neurons."""
 
     def refine(self, j: int, l: Array, u: Array, d: Domains) -> None:
-        """Improve, in place, bounds (d, n) of an activation's undecided inputs by backward passes."""
+        """Improve, in place, bounds (d, n) of an activation's undecided inputs by backward passes.
+
+        By parallel lines, where the certificate says so; by others what these leave undecided, unless it has lemmas.
+        """
         node, number = self.network.nodes[j], self.network.activations.index(j)
-        if not self.hints["refine"][number]:
+        how = self.hints["refine"][number]
+        if not how:
             return
-        is_open = np.any([(l < b) & (b < u) for b in node.breaks], axis=0) | ((l < u) & (node.op in SMOOTH))
-        parallel = number == 0 or self.hints["refine"][number] == PARALLEL  # no lines below the first
-        d = replace(d, prepared=d.prepared | d.parallel) if parallel else d
+        done = number == 0 or how == PARALLEL  # no lines below the first
+        if done or (how == FIRST and node.curve is None):
+            wide = replace(d, prepared=d.prepared | d.parallel)
+            self.improve(j, l, u, undecided(node, l, u), wide, parallel=True)
+        if not done:
+            left = undecided(node, l, u)
+            self.improve(j, l, u, left & ~self.bounded(j) if how == FIRST else left, d, parallel=False)
+
+    def bounded(self, j: int) -> Array:
+        """A mask of the inputs of activation j of which lemmas bound both sides."""
+        sides = np.zeros((2, self.network.nodes[j].size), dtype=bool)
+        position, side = self.hints.get(f"target.a{self.network.activations.index(j)}", np.zeros((2, 0), np.int64))
+        sides[side, position] = True
+        return sides[0] & sides[1]
+
+    def improve(self, j: int, l: Array, u: Array, is_open: Array, d: Domains, parallel: bool) -> None:
+        """Improve, in place, bounds (d, n) of open inputs of activation j."""
+        if not is_open.any():
+            return
         if self.round is None and cones(self.network, j) is not None:
             self.refine_windows(j, l, u, is_open, d, parallel)
             return
@@ -43,7 +63,7 @@ class Refining(Pulling):
         for regions, places in chunks(is_open, step):
             start, rows, added = self.units(j, places, d, regions)
             at = regions[:, None], places
-            improve(at, l, u, is_open, self.sides(start, rows, d, regions, parallel, added))
+            take(at, l, u, is_open, self.sides(start, rows, d, regions, parallel, added))
 
     def refine_windows(self, j: int, l: Array, u: Array, is_open: Array, d: Domains, parallel: bool) -> None:
         """Improve, in place, bounds (d, n) of open inputs of activation j, which few values determine each."""
@@ -58,7 +78,7 @@ class Refining(Pulling):
                 seen = d.seen(regions, {i: own[windows] for i, own in cone.columns.items()}, cone.shared)
                 at = regions[:, None], columns[windows[:, None], places]
                 found = inner.sides(cone.nodes[j], rows, seen, np.arange(len(pairs)), parallel, None)
-                improve(at, l, u, is_open, found)
+                take(at, l, u, is_open, found)
 
     def units(self, j: int, places: Array, d: Domains, regions: Array) -> tuple[Node, Array, Sides | None]:
         """What to pull (see `sides`) for bounds of inputs of activation j at places (regions, k).
@@ -81,7 +101,13 @@ def at_once(width: int) -> int:
     return max(1, BATCH // width, min(64, 32 * BATCH // width))
 
 
-def improve(at: tuple[Array, Array], l: Array, u: Array, is_open: Array, found: Sides) -> None:
+def undecided(node: Node, l: Array, u: Array) -> Array:
+    """A mask of the inputs in [l, u] of an activation that may be on either side of a bend, or on a curve."""
+    found: Array = np.any([(l < b) & (b < u) for b in node.breaks], axis=0) | ((l < u) & (node.curve is not None))
+    return found
+
+
+def take(at: tuple[Array, Array], l: Array, u: Array, is_open: Array, found: Sides) -> None:
     """Take over, in place, bounds of open numbers, lower ones and negative upper ones."""
     low, high = found
     l[at] = np.where(is_open[at] & (low > l[at]), low, l[at])

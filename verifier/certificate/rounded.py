@@ -117,6 +117,14 @@ class Rounded:
         paid = (one - two).min(axis=0) + three.min(axis=0) - (8 * UNIT + 2 * self.loss) * mass - TINY
         return np.bincount(extra.rows, paid, len(s))
 
+    def below_zero(self, v: Number, positions: Array, shares: Array) -> Number:
+        """Shares (regions, k) of what coefficients v are below zero at positions (k,)."""
+        part = np.minimum(v[:, positions], 0).reshape(len(shares), -1, len(positions))
+        return (part * shares[:, None]).reshape(len(v), -1)
+
+    def near(self, v: Number) -> tuple[Array, float]:
+        return v, 0.0
+
     def sum(self, parts: list[Number], reach: Array) -> tuple[Number, Array]:
         mass = sum(np.abs(part) for part in parts)
         cost = dots(mass.reshape(len(reach), -1, reach.shape[1]), reach)
@@ -126,7 +134,10 @@ class Rounded:
         rows = v.reshape(len(reach), -1, reach.shape[1])
         q = share(rows, box.high + box.low, box.high, ball)
         p = rows - q
-        norm = np.abs(q).max(axis=2) if ball.norm == 1 else np.sqrt((q * q).sum(axis=2))
+        norm = np.abs(q).max(axis=2)
+        if ball.norm == 2:  # squares of parts of the greatest, which do not underflow
+            parts = np.divide(q, norm[..., None], out=np.zeros_like(q), where=norm[..., None] > 0)
+            norm = norm * np.sqrt((parts * parts).sum(axis=2))
         lost = dots(np.abs(p), reach) * (2 * UNIT * MORE)  # as p is rounded
         paid = (norm.ravel() + TINY) * (ball.radius * (1 + 8 * self.loss)) + lost
         return self.least(p, box) + self.least(q, centre) - paid - TINY

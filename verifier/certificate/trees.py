@@ -8,18 +8,20 @@ import math
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 if __package__:
-    from verifier.certificate.nodes import need
+    from verifier.certificate.nodes import Array, need
 else:  # run as a file, with nodes.py beside it
-    from nodes import need  # type: ignore
+    from nodes import Array, need  # type: ignore
 
-MAGIC, LEAF, INPUT = b"NN certificate 1\n", 0, 1  # kinds of tree nodes; kind 2 + i splits the input of activation i
+MAGIC, LEAF, INPUT = b"NN certificate 2\n", 0, 1  # kinds of tree nodes; kind 2 + i splits the input of activation i
 TYPES = {"kind": "<u4", "position": "<u4", "point": "<f8", "weights": "<u2", "code": "<u4", "extra": "<f4",
-         "slots": "<u4", "codes": "|u1", "finer": "<u2", "target": "<u4"}  # fmt: skip
+         "slots": "<u4", "spans": "<f8", "scales": "|i1", "codes": "|u1", "finer": "<u2", "target": "<u4",
+         "planes": "<u4", "unit": "<u4", "share": "|u1"}  # fmt: skip
+OWN = ("codes", "finer", "spans")  # of every region
 MOST_BYTES, MOST_SPLITS = 1 << 28, 2000
 
 
@@ -36,10 +38,20 @@ def unpack(content: bytes) -> dict[str, Any]:
     data = stream.decompress(content[start + size :], ends[-1] + 1)
     need(len(data) == ends[-1] and stream.eof and not stream.unused_data, "the arrays are damaged or truncated")
     for (name, dtype, shape), i, j in zip(kinds, [0, *ends], ends, strict=False):
-        array = np.frombuffer(data[i:j], dtype).reshape(shape)
-        raw = name.split(".")[0] in ("codes", "finer")
-        header[name] = array if raw else array.astype(np.int64 if dtype.kind == "u" else np.float64)
+        header[name] = as_read(name, np.frombuffer(data[i:j], dtype).reshape(shape, order=order(name)))
     return header
+
+
+def order(name: str) -> Literal["C", "F"]:
+    """How an array is stored: slopes by columns, as they change little from leaf to leaf, others by rows."""
+    return "F" if name.split(".")[0] in ("codes", "finer") else "C"
+
+
+def as_read(name: str, array: Array) -> Array:
+    """What stands for a stored array when it is checked."""
+    if name.split(".")[0] in ("codes", "finer", "share"):
+        return array
+    return array.astype(np.float64 if array.dtype.kind == "f" else np.int64)
 
 
 def of_region(hints: dict[str, Any], b: int) -> dict[str, Any]:
@@ -47,7 +59,7 @@ def of_region(hints: dict[str, Any], b: int) -> dict[str, Any]:
     if b == 0:
         return hints
     own = {name.removesuffix(f".b{b}"): value for name, value in hints.items() if name.endswith(f".b{b}")}
-    shared = {name: value for name, value in hints.items() if ".a" not in name and name not in ("codes", "finer")}
+    shared = {name: value for name, value in hints.items() if ".a" not in name and name not in OWN}
     return {**shared, "slots": np.zeros((3, 0), np.int64), "codes": np.zeros((0, 0), np.uint8), **own}
 
 

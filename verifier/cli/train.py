@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from verifier.cli import options
 from verifier.cli.output import print_json, print_table, progress
@@ -94,9 +94,10 @@ def run(args: argparse.Namespace) -> int:
         data = load_dataset(config.dataset, "train")
         test = test_images(args, config, data)
         training = Run(config, data, folder, args.resume, device)
-        train(args, training, folder)
-        if Workers.current().rank == 0:
-            certify(args, training, folder, test)
+        with telling_the_way_on(training, folder):
+            train(args, training, folder)
+            if Workers.current().rank == 0:
+                certify(args, training, folder, test)
     return 0
 
 
@@ -125,9 +126,21 @@ def writing_to(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.filename is None:
-            raise
-        raise InputError(f"{error.filename}: cannot be written ({error.strerror}); give another --out") from error
+        where = error.filename or folder  # a full disk is told without a name
+        raise InputError(f"{where}: cannot be written ({error.strerror}); give another --out") from error
+
+
+@contextmanager
+def telling_the_way_on(training: Run, folder: Path) -> Iterator[None]:
+    """One line on stderr when the run is interrupted."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if training.workers.rank == 0:
+            done = f"after epoch {training.epoch}" if training.epoch else "before the first epoch was done"
+            way_on = f"; go on with: verifier train --out {folder} --resume" if training.epoch else ""
+            print(f"verifier: interrupted {done}{way_on}", file=sys.stderr)
+        raise
 
 
 def configuration(args: argparse.Namespace) -> Config:
@@ -180,9 +193,8 @@ def train(args: argparse.Namespace, training: Run, folder: Path) -> None:
     if sum(training.config.growth) > training.config.epochs and not (args.quiet or args.json):
         print("note: the radius still grows when training ends; set a shorter warm_up or ramp", file=sys.stderr)
     board = tensorboard(folder) if args.tensorboard else None
-    mode = "a" if args.resume else "w"
     try:
-        with (folder / "log.jsonl").open(mode, encoding="utf-8") as log, Display(args, training) as display:
+        with log_file(folder / "log.jsonl", args.resume) as log, Display(args, training) as display:
             for report in training:
                 log.write(json.dumps(asdict(report)) + "\n")
                 log.flush()
@@ -190,14 +202,17 @@ def train(args: argparse.Namespace, training: Run, folder: Path) -> None:
                     for name, value in asdict(report).items():
                         board.add_scalar(name, value, report.epoch)
                 display.show(report)
-    except KeyboardInterrupt:
-        done = f"after epoch {training.epoch}" if training.epoch else "before the first epoch was done"
-        way_on = f"; go on with: verifier train --out {folder} --resume" if training.epoch else ""
-        print(f"verifier: interrupted {done}{way_on}", file=sys.stderr)
-        raise
     finally:
         if board is not None:
             board.close()
+
+
+def log_file(path: Path, resume: bool) -> TextIO:
+    """The open log: empty, or with the whole lines of the run that goes on."""
+    kept = path.read_text(encoding="utf-8").rpartition("\n")[0] if resume and path.exists() else ""
+    file = path.open("w", encoding="utf-8")
+    file.write(kept and kept + "\n")
+    return file
 
 
 class Display:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from functools import singledispatchmethod
 from pathlib import Path
@@ -27,6 +26,7 @@ from verifier.ops.waves import Sin
 from verifier.types import Shape
 
 OPSET, IR_VERSION = 17, 8
+NEWER = 20, 9  # which has Gelu
 
 
 def export_onnx(graph: Graph, path: str | Path, *, rounded: bool = False) -> None:
@@ -45,9 +45,17 @@ def onnx_bytes(graph: Graph, *, rounded: bool = False, double: bool = False) -> 
 
     writer = _Writer()
     names = ["input"]
+    products = _products(graph)
+    inner = {i for within, _ in products.values() for i in within}
     for index, node in enumerate(graph.nodes[1:], start=1):
         writer.node, writer.shape = node.name, node.shape
         output = "output" if index == graph.output else f"{node.name}:{index}"
+        if index in inner:
+            names.append("")
+            continue
+        if index in products:
+            names.append(writer.emit("Mul", [names[i] for i in products[index][1]], output))
+            continue
         sources = [names[i] for i in node.inputs]
         wide = not rounded and not all(map(_fits, _numbers(node.op)))
         writer.double = wide and double
@@ -67,10 +75,24 @@ def onnx_bytes(graph: Graph, *, rounded: bool = False, double: bool = False) -> 
         for name, shape in (("input", graph.input_shape), ("output", graph.output_shape))
     ]
     body = helper.make_graph(writer.nodes, "network", ends[:1], ends[1:], writer.initializers)
+    opset, version = NEWER if any(isinstance(node.op, Gelu) for node in graph.nodes) else (OPSET, IR_VERSION)
     model = helper.make_model(
-        body, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="verifier"
+        body, opset_imports=[helper.make_opsetid("", opset)], ir_version=version, producer_name="verifier"
     )
     return model.SerializeToString(deterministic=True)
+
+
+def _products(graph: Graph) -> dict[int, tuple[tuple[int, int], tuple[int, ...]]]:
+    """By the last node of a product of two nodes, the nodes within it, which nothing else reads, and its factors."""
+    found = {}
+    for index, node in enumerate(graph.nodes):
+        if isinstance(node.op, QuarterDifference):
+            square = node.inputs[0]
+            both = next(iter(graph.nodes[square].inputs), 0)
+            made = isinstance(graph.nodes[square].op, Square) and isinstance(graph.nodes[both].op, SumDifference)
+            if made and graph.consumers[square] == [index] and graph.consumers[both] == [square]:
+                found[index] = ((both, square), graph.nodes[both].inputs)
+    return found
 
 
 def _numbers(op: Op) -> Iterator[Tensor]:
@@ -213,9 +235,7 @@ class _Writer:
 
     @write.register
     def _(self, op: Gelu, x: list[str], output: str) -> None:
-        gate = self.emit("Erf", [self.emit("Mul", [*x, self.constant(math.sqrt(0.5))])])
-        twice = self.emit("Mul", [*x, self.emit("Add", [gate, self.constant(1.0)])])
-        self.emit("Mul", [twice, self.constant(0.5)], output)
+        self.emit("Gelu", x, output)
 
     @write.register
     def _(self, op: SumDifference, x: list[str], output: str) -> None:

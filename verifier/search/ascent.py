@@ -121,10 +121,10 @@ class _State:
     def move(self, back: Backward, number: int) -> None:
         """One step along the gradient."""
         best, gamma = self.best, self.values[:, -1]
-        z, y = self.evaluator.forward(back)
-        end = torch.where(gamma > 0, best.u, torch.where(gamma < 0, best.l, torch.clamp(z, best.l, best.u)))
+        at = self.evaluator.forward(back)
+        end = torch.where(gamma > 0, best.u, torch.where(gamma < 0, best.l, torch.clamp(at.z, best.l, best.u)))
         gradient = torch.cat(
-            (self.relaxed.gradient(self.values[:, :-1], back.v, z), ((z - end) * best.split).unsqueeze(1)), 1
+            (self.relaxed.gradient(self.values[:, :-1], back.v, at), ((at.z - end) * best.split).unsqueeze(1)), 1
         )
         if self.fresh:  # gamma moves in units of the coefficients that it is added to
             size = back.v.abs().mean(0)
@@ -134,7 +134,7 @@ class _State:
         self.values.addcmul_(adam(gradient, self.mean, self.square, number + 1), self.scale, value=rate)
         self.values[:, :-1].clamp_(0, 1)
         if self.combined:
-            weights, values = self._weights(), self.rows.values(y, best.unsafe)
+            weights, values = self._weights(), self.rows.values(at.outputs, best.unsafe)
             slope = weights * (values - (weights * values).sum(1, keepdim=True))
             self.logits.add_(adam(slope, self.logits_mean, self.logits_square, number + 1), alpha=rate)
         self.fresh = False

@@ -24,6 +24,9 @@ TURNS = (1 / 30, 1 / 3, 2 / 3, 1.0)
 """Where neither kind of split is known to be better they take turns, inputs first: the shares of the time by which each
 turn ends. Trees differ so much in size that the better kind is mostly done in its first turn."""
 
+WORTHWHILE = 4
+"""How many times as long as patience would have it a search goes on that has proved much by then."""
+
 
 @dataclass(frozen=True)
 class BranchAndBound:
@@ -84,9 +87,9 @@ class BranchAndBound:
             left = {k: s for k, s in task.unsafe.items() if total is None or not total.proved[k] > task.enough}
             neurons = rounds.next(list(left.values()), task.enough, self.steps, self.shortlist)
             tightening = time.monotonic() - began
-            pause = min(task.deadline, time.monotonic() + rounds.patience)
-            deadline, trial = (task.deadline, pause) if rounds.dear else (pause, math.inf)
-            part = replace(task, unsafe=left, deadline=deadline, trial=trial)
+            now = time.monotonic()
+            end = math.inf if rounds.dear else now + WORTHWHILE * rounds.patience
+            part = replace(task, unsafe=left, deadline=min(task.deadline, end), trial=now + rounds.patience)
             outcome = self._loop(part, neurons).run(progress)
             outcome.seconds["tightening"] = tightening
             total = outcome if total is None else total.then(outcome)

@@ -19,14 +19,15 @@ from verifier.bounds.crown import unsqueezed
 from verifier.graph import Graph
 from verifier.ops.base import Activation, Relaxation
 from verifier.ops.patches import Coefficients, add, dense
-from verifier.search.units import Lines, Units
+from verifier.search.units import Lines, Units, Values
 from verifier.types import Ball, Box, Interval
 
 
 class Backward(NamedTuple):
     """bound: (n,). v: (n, units), coefficients over the activations' outputs. slope, offset: the lines that these pick.
 
-    x: where the linear form over the input is least, in the evaluator's own coordinates.
+    x: where the linear form over the input is least, in the evaluator's own coordinates. share: (n, units), of the
+    planes above units in what bounds them, where there are planes.
     """
 
     bound: Tensor
@@ -34,10 +35,11 @@ class Backward(NamedTuple):
     slope: Tensor
     offset: Tensor
     x: Tensor
+    share: Tensor | None = None
 
     def select(self, index: Tensor) -> Backward:
         """Those of some subdomains."""
-        return Backward(*(t[index] for t in self))
+        return Backward(*(None if t is None else t[index] for t in self))  # type: ignore[arg-type]
 
 
 class Evaluator(Protocol):
@@ -52,8 +54,8 @@ class Evaluator(Protocol):
     def backward(self, lines: Lines, gamma: Tensor, paid: Tensor, c: Tensor) -> Backward:
         """Lower bounds for lines and multipliers (n, units), c (n, outputs); `paid` (n,) is what gamma costs."""
 
-    def forward(self, back: Backward) -> tuple[Tensor, Tensor]:
-        """Values of the units' inputs (n, units) and of the output (n, outputs) in the linear network at `back.x`."""
+    def forward(self, back: Backward) -> Values:
+        """What the linear network computes at `back.x`."""
 
     def points(self, x: Tensor) -> Tensor:
         """Inputs (n, *input_shape) from the evaluator's coordinates."""
@@ -166,7 +168,7 @@ class GraphEvaluator:
         relaxations = dict(self.stable)
         for b in self.units.blocks:
             shape, size = graph.nodes[b.read].shape, graph.nodes[b.read].size
-            own = [None if side is None else side[:, b.part] for side in lines]
+            own = [None if side is None else side[:, b.part] for side in lines[:4]]  # there are no planes
             full = vars(self.stable[b.activation]).values()
             sides = [_placed(base, value, b.positions, n, size) for base, value in zip(full, own, strict=True)]
             relaxations[b.activation] = Relaxation(*(None if s is None else s.view(n, 1, *shape) for s in sides))  # type: ignore[arg-type]
@@ -187,7 +189,7 @@ class GraphEvaluator:
         choose(lines, v, slope, offset)
         return Backward(bound, v, slope, offset, minimiser(region, A))
 
-    def forward(self, back: Backward) -> tuple[Tensor, Tensor]:
+    def forward(self, back: Backward) -> Values:
         z = torch.zeros_like(back.v)
         values = [back.x]
         for index, node in enumerate(self.graph.nodes[1:], 1):
@@ -206,7 +208,7 @@ class GraphEvaluator:
                     flat[:, b.positions] = back.slope[:, b.part] * z[:, b.part] + back.offset[:, b.part]
                     result = flat.view_as(result)
             values.append(result)
-        return z, values[-1].flatten(1)
+        return Values(z, values[-1].flatten(1))
 
     def points(self, x: Tensor) -> Tensor:
         return self.region.project(x)

@@ -65,7 +65,8 @@ class NeuronSplits:
     """Splits undecided neurons. Searches in float32; a bound counts once it is confirmed in the graph's precision.
 
     exact: bounds in the graph's precision. close_leaf: decides subdomains in which no neuron is undecided. record: of
-    the splits, where one is to be kept. shave_until: a time.monotonic(), until when the root may be shaved.
+    the splits, where one is to be kept. shave_until: a time.monotonic(), until when the root may be shaved. start:
+    (sets, parameters + 1, units), multipliers of the root.
     """
 
     def __init__(
@@ -78,11 +79,12 @@ class NeuronSplits:
         close_leaf: Leaf | None = None,
         record: Record | None = None,
         shave_until: float | None = None,
+        start: Tensor | None = None,
     ) -> None:
         self.exact, self.units, self.rows, self.enough = exact, exact.units, rows, enough
         self.fast, self.fast_rows = exact.to(torch.float32), rows.to(torch.float32)
         self.ascent, self.close_leaf, self.record = Ascent(steps), close_leaf, record
-        self.shave_until = shave_until
+        self.shave_until, self.start = shave_until, start
         self.slack = 0.0  # what float32 bounds have been seen to promise too much
         self.promises = Promises(self.fast_rows.d.new_zeros(len(rows.d), len(self.units)))
         self.shortlist, self.widest = (min(k * shortlist, max(len(self.units), 1)) for k in (1, WIDER))
@@ -94,6 +96,7 @@ class NeuronSplits:
         l = outward(self.units.lower, -math.inf).repeat(n, 1)
         u = outward(self.units.upper, math.inf).repeat(n, 1)
         device = l.device
+        start = torch.cat((self.units.initial(l, u), torch.zeros_like(l).unsqueeze(1)), 1)
         root = Open(
             unsafe=torch.arange(n, device=device),
             lower=torch.full((n,), -math.inf, dtype=torch.float64, device=device),
@@ -101,7 +104,7 @@ class NeuronSplits:
             l=l,
             u=u,
             split=torch.zeros_like(l, dtype=torch.bool),
-            multipliers=torch.cat((self.units.initial(l, u), torch.zeros_like(l).unsqueeze(1)), 1),
+            multipliers=start if self.start is None else self.start.clone(),
             weights=l.new_full((n, count), 1 / count),
             shortlist=torch.zeros(n, self.widest, dtype=torch.long, device=device),
             score=l.new_zeros(n, self.widest),
@@ -146,7 +149,7 @@ class NeuronSplits:
         self.evaluations += count
         if len(index):
             part = domains.select(index)
-            lines = self.units.relaxed(part.l, part.u).at(part.multipliers[:, :-1])
+            lines = self.units.relaxed(part.l, part.u).alone(part.multipliers[:, :-1])
             found = scores(self.units, part.l, part.u, lines, back.v)
             if found.shape[1]:
                 domains.shortlist[index] = (found * self.promises.kept(part.unsafe)).topk(self.widest, 1).indices
@@ -221,10 +224,16 @@ class NeuronSplits:
 
     def _evidence(self, record: Record, domains: Patterns, values: Tensor, pressure: Tensor | None = None) -> Evidence:
         """What closes subdomains by lines with parameters `values` (n, parameters, units)."""
-        lines = self.units.relaxed(domains.l, domains.u).at(values)
-        both = len(record.slots) > len(self.units)
-        slopes = torch.cat((lines.lower_slope, lines.upper_slope), 1) if both else lines.lower_slope
-        return Evidence(domains.weights, slopes, pressure)
+        relaxed, planes = self.units.relaxed(domains.l, domains.u), self.units.planes
+        lines = relaxed.alone(values)
+        slopes = [lines.lower_slope]
+        if record.above:
+            slopes.append(lines.upper_slope)
+        if planes is not None:
+            share = relaxed.at(values).share
+            assert share is not None
+            slopes.append(share[:, planes])
+        return Evidence(domains.weights, torch.cat(slopes, 1), pressure)
 
     def _quick(self, domains: Patterns) -> Tensor:
         self.evaluations += len(domains)

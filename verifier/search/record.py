@@ -13,12 +13,13 @@ from torch import Tensor
 from verifier.bounds.crown import unsqueezed
 from verifier.graph import Graph
 from verifier.ops.base import Activation
+from verifier.ops.product import SumDifference
 from verifier.ops.relu import Hinge
-from verifier.proof import INPUT, End, Leaf, Lemma, Neuron, Proof, Split, Tree, pressed
+from verifier.proof import INPUT, End, Leaf, Lemma, Neuron, Plane, Proof, Split, Tree, pressed
 from verifier.search.units import Units
 from verifier.types import Interval
 
-Slot = tuple[Neuron, bool]  # a neuron, and whether it is the line above it
+Slot = tuple[Neuron, int]  # a neuron, and a side of it (see `Proof`)
 
 CORNER = 2.0**10
 """Added to a multiplier, and taken from that of a neuron that reads the same number from the other side of a split: the
@@ -62,7 +63,8 @@ class Record:
 
     sizes: how many rows each unsafe set has. places: the neurons (or inputs) that may be split. slots: the lines whose
     slopes leaves state. nodes: the bounds of what activations read that the search rests on. twins: by neuron, others
-    that read the same number, which a split cuts as well.
+    that read the same number, which a split cuts as well. planes: those whose shares slots are about. above:
+    whether slots are about lines above neurons.
     """
 
     def __init__(
@@ -72,9 +74,11 @@ class Record:
         slots: Sequence[Slot] = (),
         nodes: Mapping[int, Interval] | None = None,
         twins: Mapping[Neuron, Sequence[Neuron]] | None = None,
+        planes: Sequence[Plane] = (),
     ) -> None:
         self.sizes, self.places, self.slots, self.nodes, self.count = sizes, places, slots, nodes or {}, len(sizes)
-        self.twins = twins or {}
+        self.twins, self.planes = twins or {}, planes
+        self.above = any(side == 1 for _, side in slots)
         self._splits: list[tuple[list[int], list[int], list[float], list[Sequence[float]], int]] = []
         self._leaves: list[tuple[list[int], _Leaves]] = []
         self._shaved: list[tuple[Shaved, _Leaves]] = []
@@ -193,15 +197,21 @@ class Records:
         self.claims: dict[tuple[Neuron, bool], tuple[Record, int]] = {}
         self.flat = False
 
-    def neuron_record(self, units: Units, sizes: Sequence[int], nodes: Mapping[int, Interval]) -> Record:
-        """A record of splits of units, for unsafe sets with so many rows, over bounds of what activations read."""
+    def neuron_record(
+        self, units: Units, sizes: Sequence[int], nodes: Mapping[int, Interval], planes: Sequence[Plane] = ()
+    ) -> Record:
+        """A record of splits of units, for unsafe sets with so many rows, over bounds of what activations read.
+
+        planes: above units; their shares are the last slots, in the order of the planes.
+        """
         places = [(self.numbers[b.activation], i) for b in units.blocks for i in b.positions.tolist()]
         # Above a convex bend the best line is the chord, the checker's own choice where no leaf states another.
         convex = all(isinstance(b.op, Hinge) and b.op.slopes[0] <= b.op.slopes[1] for b in units.blocks)
         twins = _twins(units, places)
         sides = (False,) if convex and not self.flat and not twins else (False, True)
-        slots = [(place, upper) for upper in sides for place in places]
-        return Record(sizes, places, slots, nodes, twins)
+        slots: list[Slot] = [(place, upper) for upper in sides for place in places]
+        slots += [((plane.activation, i), 2) for plane in planes for i in plane.positions.tolist()]
+        return Record(sizes, places, slots, nodes, twins, planes)
 
     def unsplit(self, weights: Tensor, flat: bool) -> Record:
         """The record of one set, that `weights` (rows,) of its rows prove without splits.
@@ -230,7 +240,7 @@ class Records:
             return None
         used = [record for record, _ in self.sets.values()] + [record for record, _ in self.claims.values()]
         records = list(dict.fromkeys(used))
-        slots = sorted({slot for record in records for slot in record.slots})
+        slots = sorted({slot for record in records for slot in record.slots}, key=lambda slot: (slot[1], slot[0]))
         made = {record: record.trees(slots, self._defaults(record, slots)) for record in records}
         trees = [made[record][i] for record, i in (self.sets[k] for k in range(count))]
         lemmas = [
@@ -242,10 +252,25 @@ class Records:
         shaved = {record: record.ends(slots, self._defaults(record, slots)) for record in records}
         ends = [shaved[record][i] for record, i in (self.sets[k] for k in range(count))]
         inputs = [any(number == INPUT for number, _ in self.sets[k][0].places) for k in range(count)]
-        return Proof(closed, lemmas, ends, slots, None, inputs, merge) if len(closed) == count else None
+        if len(closed) < count:
+            return None
+        planes = [self.sets[k][0].planes for k in range(count)]
+        bounds = self._bounds([self.sets[k][0] for k in range(count)])
+        return Proof(closed, lemmas, ends, slots, None, inputs, merge, exponents(self.graph), planes, bounds)
+
+    def _bounds(self, records: Sequence[Record]) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+        """By the number of an activation, the best bounds of its inputs that records rest on."""
+        found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        for index, number in self.numbers.items():
+            known = [r.nodes[read] for r in records if (read := self.graph.nodes[index].inputs[0]) in r.nodes]
+            if known:
+                lower = torch.stack([z.lower.flatten() for z in known]).amax(0)
+                upper = torch.stack([z.upper.flatten() for z in known]).amin(0)
+                found[number] = lower.double().cpu().numpy(), upper.double().cpu().numpy()
+        return found
 
     def _defaults(self, record: Record, slots: Sequence[Slot]) -> np.ndarray:
-        """CROWN's slopes (slots,) under the bounds that a record rests on; zero where it has none."""
+        """CROWN's slopes (slots,) under the bounds that a record rests on; zero where it has none, and no planes."""
         slopes: dict[int, tuple[Tensor, Tensor]] = {}
         for index, number in self.numbers.items():
             node = self.graph.nodes[index]
@@ -255,8 +280,14 @@ class Records:
                 assert isinstance(node.op, Activation)
                 lines = node.op.relax(z, node.op.initial(z, "adaptive"))
                 slopes[number] = lines.lower_slope.flatten().cpu(), lines.upper_slope.flatten().cpu()
-        found = [float(slopes[i][upper][j]) if i in slopes else 0.0 for (i, j), upper in slots]
+        found = [float(slopes[i][side][j]) if i in slopes and side < 2 else 0.0 for (i, j), side in slots]
         return np.array(found)
+
+
+def exponents(graph: Graph) -> list[int]:
+    """Of the powers of two that the first factors of products are scaled by, in their order (see bounds/balance.py)."""
+    scales = [node.op.a.expand(node.shape[1:]).log2() for node in graph.nodes if isinstance(node.op, SumDifference)]
+    return [round(exponent) for scale in scales for exponent in scale.flatten().tolist()]
 
 
 def _twins(units: Units, places: Sequence[Neuron]) -> dict[Neuron, list[Neuron]]:

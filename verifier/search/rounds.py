@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from verifier.graph import Graph
+from verifier.proof import Plane
 from verifier.search.leaf import close_by_lp
 from verifier.search.neurons import Leaf, NeuronSplits, Open
+from verifier.search.planes import can_be_raised, raised
 from verifier.search.record import Records
 from verifier.search.rows import Rows
-from verifier.search.segments import for_graph
+from verifier.search.segments import SegmentEvaluator, for_graph
 from verifier.search.tighten import Tightening
 from verifier.search.units import Units
 from verifier.spec.property import HalfSpaces
@@ -73,11 +75,18 @@ class Rounds:
         evaluator = network or for_graph(graph, region, self.nodes, units)
         close = leaf_closer(graph, region, self.nodes, units, rows)
         sizes = [len(s.C) for s in unsafe]
-        record = None if self.records is None else self.records.neuron_record(units, sizes, self.nodes)
+        start, planes, records = None, list[Plane](), self.records
+        if isinstance(evaluator, SegmentEvaluator) and can_be_raised(units):
+            root = NeuronSplits(evaluator, rows, enough, steps, shortlist).root()
+            better = raised(evaluator, graph, self.nodes, rows, root, enough, self.deadline)
+            evaluator, start, planes = *better[:2], [] if records is None else better.described(records.numbers)
+        record = None if records is None else records.neuron_record(units, sizes, self.nodes, planes)
         # What rests on shaved ends proves a margin above zero, and no more: a proof tries without first.
         shaves = record is None or not first
         shave_until = time.monotonic() + SHAVING_SHARE * min(self.patience, self.deadline - time.monotonic())
-        return NeuronSplits(evaluator, rows, enough, steps, shortlist, close, record, shave_until if shaves else None)
+        return NeuronSplits(
+            evaluator, rows, enough, steps, shortlist, close, record, shave_until if shaves else None, start
+        )
 
 
 def _widths(units: Units) -> dict[int, float]:

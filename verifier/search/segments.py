@@ -21,7 +21,7 @@ from verifier.graph import Graph
 from verifier.ops.base import Activation
 from verifier.ops.patches import dense
 from verifier.search.evaluator import Backward, Coordinates, GraphEvaluator, choose
-from verifier.search.units import Lines, Units
+from verifier.search.units import Lines, Units, Values
 from verifier.types import Box, Interval
 
 SPARSE = 1 / 6  # the density below which a sparse product is faster than a dense one, on a CPU
@@ -81,14 +81,17 @@ class Segment:
 class Layer:
     """One activation: what it reads, and the lines of its decided neurons, which come after its units.
 
-    slope, offset: (decided, 1); None where all slopes are one, or all offsets zero.
+    living: (living,), the flat positions of the neurons that count, in this order. slope, offset: (decided, 1); None
+    where all slopes are one, or all offsets zero. above: planes above its units, over what these are computed from.
     """
 
     activation: int
+    living: Tensor
     part: slice
     read: Segment
     slope: Tensor | None
     offset: Tensor | None
+    above: Segment | None = None
 
     @property
     def count(self) -> int:
@@ -97,7 +100,8 @@ class Layer:
 
     def to(self, dtype: torch.dtype) -> Layer:
         slope, offset = (None if side is None else side.to(dtype) for side in (self.slope, self.offset))
-        return replace(self, read=self.read.to(dtype), slope=slope, offset=offset)
+        above = None if self.above is None else self.above.to(dtype)
+        return replace(self, read=self.read.to(dtype), slope=slope, offset=offset, above=above)
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,6 +123,7 @@ class SegmentEvaluator:
         lines = Lines(*(None if side is None else side.T.contiguous() for side in lines))  # type: ignore[arg-type]
         gamma, e = gamma.T.contiguous(), c.T.contiguous()
         v, slope, offset = (torch.empty_like(gamma) for _ in range(3))
+        share = None if lines.share is None else torch.zeros_like(gamma)
         constant = self.output.backward(e, pending) - paid
         for layer in reversed(self.layers):
             part, count = layer.part, layer.count
@@ -136,28 +141,42 @@ class SegmentEvaluator:
                 v[part] = e[:count]
                 choose(lines.at(part), v[part], slope[part], offset[part])
                 torch.addcmul(gamma[part], slope[part], v[part], out=e[:count])
+                if layer.above is not None and share is not None:
+                    assert lines.share is not None
+                    torch.mul(lines.share[part], v[part] < 0, out=share[part])
+                    constant = constant + layer.above.backward(share[part] * v[part], pending)
             constant = constant + layer.read.backward(e, pending)
         constant = constant + (v * offset).sum(0)
         A = pending[INPUT].T if INPUT in pending else c.new_zeros(len(c), self.coordinates.count)
         least, x = self.coordinates.least(A)
-        return Backward(constant + least, v.T.contiguous(), slope.T, offset.T, x)
+        return Backward(constant + least, v.T.contiguous(), slope.T, offset.T, x, None if share is None else share.T)
 
-    def forward(self, back: Backward) -> tuple[Tensor, Tensor]:
+    def forward(self, back: Backward) -> Values:
+        return self.traced(back)[0]
+
+    def traced(self, back: Backward) -> tuple[Values, dict[int, Tensor]]:
+        """What `forward` returns, and the values (living, n) of the input and of all activations."""
         # `backward` lays out what it hands back as it is read here, unless some of it was selected.
         values = {INPUT: back.x.T.contiguous()}
         slope, offset = back.slope.T.contiguous(), back.offset.T.contiguous()
         z = torch.empty_like(slope)
+        share = None if back.share is None else back.share.T.contiguous()
+        planes = None if share is None else torch.zeros_like(z)
         for layer in self.layers:
             a, part, count = layer.read.forward(values), layer.part, layer.count
             if count:
                 z[part] = a[:count]
                 torch.addcmul(offset[part], slope[part], z[part], out=a[:count])
+                if layer.above is not None and share is not None and planes is not None:
+                    planes[part] = layer.above.forward(values)
+                    a[:count].addcmul_(share[part], planes[part])
             if layer.slope is not None:
                 a[count:] *= layer.slope
             if layer.offset is not None:
                 a[count:] += layer.offset
             values[layer.activation] = a
-        return z.T.contiguous(), self.output.forward(values).T.contiguous()
+        outputs = self.output.forward(values).T.contiguous()
+        return Values(z.T.contiguous(), outputs, None if planes is None else planes.T.contiguous()), values
 
     def points(self, x: Tensor) -> Tensor:
         return self.coordinates.points(x)
@@ -195,7 +214,7 @@ class Matrices:
         if not self.too_large:
             steep, high = slope[others].unsqueeze(1), offset[others].unsqueeze(1)
             kept = (None if bool((steep == 1).all()) else steep, high if bool((high != 0).any()) else None)
-            self._layers.append(Layer(activation, part, self._segment(read, living), *kept))
+            self._layers.append(Layer(activation, living, part, self._segment(read, living), *kept))
 
     def evaluator(self, units: Units, target: int, outputs: Tensor) -> SegmentEvaluator | None:
         """For the flat positions `outputs` of a node, all activations below which were added; None if too large."""

@@ -132,9 +132,9 @@ class Shaving:
             furthest = torch.where(better, end, furthest)
             best = (torch.where(better.view(-1, 1, 1), values, best[0]), torch.where(better, strength, best[1]))
             if step < self.steps:
-                z, _ = evaluator.forward(back)
-                rate, margin = self.decay**step, back.bound - strength * ends.sign * ends.place(z) - enough
-                slope = adam(relaxed.gradient(values, back.v, z), moments[0], moments[1], step + 1)
+                at = evaluator.forward(back)
+                rate, margin = self.decay**step, back.bound - strength * ends.sign * ends.place(at.z) - enough
+                slope = adam(relaxed.gradient(values, back.v, at), moments[0], moments[1], step + 1)
                 values = torch.add(values, slope, alpha=self.rate * rate).clamp_(0, 1)
                 log = log + self.growth * rate * adam(-margin / strength, moments[2], moments[3], step + 1)
         return best

@@ -17,13 +17,29 @@ from verifier.ops.relu import Hinge
 from verifier.types import Interval
 
 
+class Values(NamedTuple):
+    """What the linear network computes at one input of every subdomain.
+
+    z: (n, units), what units read. outputs: (n, outputs). planes: (n, units), the planes above units, where there are.
+    """
+
+    z: Tensor
+    outputs: Tensor
+    planes: Tensor | None = None
+
+
 class Lines(NamedTuple):
-    """Lines below and above every unit, each (n, units); None stands for zero."""
+    """Lines below and above every unit, each (n, units); None stands for zero.
+
+    share: of the plane above a unit (see `verifier.search.planes`) in what bounds it from above. The line above is
+    scaled by the rest already.
+    """
 
     lower_slope: Tensor
     upper_slope: Tensor
     lower_offset: Tensor | None
     upper_offset: Tensor | None
+    share: Tensor | None = None
 
     def at(self, part: slice) -> Lines:
         """Those of some units, where the units are the first axis."""
@@ -31,8 +47,7 @@ class Lines(NamedTuple):
 
     def of(self, part: slice) -> Lines:
         """Those of some units."""
-        offsets = (None if side is None else side[:, part] for side in (self.lower_offset, self.upper_offset))
-        return Lines(self.lower_slope[:, part], self.upper_slope[:, part], *offsets)
+        return Lines(*(None if side is None else side[:, part] for side in self))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,13 +69,15 @@ class Units:
     """Every neuron of an activation that the bounds `nodes` of the whole region do not decide.
 
     neuron: (units,), equal for units of different activations that read the same neuron. lower, upper: (units,), their
-    bounds. parameters: how many numbers choose a unit's lines.
+    bounds. planes: a mask (units,) of those with a plane above them, or None where there are none. parameters: how many
+    numbers choose what bounds a unit: those of its lines, then the share of the plane.
     """
 
     blocks: tuple[Block, ...]
     neuron: Tensor
     lower: Tensor
     upper: Tensor
+    planes: Tensor | None = None
 
     @classmethod
     def none(cls, graph: Graph) -> Units:
@@ -98,7 +115,7 @@ class Units:
 
     @property
     def parameters(self) -> int:
-        return max((block.op.parameters for block in self.blocks), default=1)
+        return max((block.op.parameters for block in self.blocks), default=1) + int(self.planes is not None)
 
     def per_block(self, values: list[float]) -> Tensor:
         """(units,): each block's value for all of its units."""
@@ -161,7 +178,10 @@ def bends(op: Activation, z: Interval) -> list[Tensor]:
 
 
 class HingeLines:
-    """Lines around two-piece activations: the chord on one side, on the other a slope that the parameter picks."""
+    """Lines around two-piece activations: the chord on one side, on the other a slope that the parameter picks.
+
+    Where there are planes above the units, all of which are convex then, a second parameter is their share.
+    """
 
     def __init__(self, units: Units, l: Tensor, u: Tensor) -> None:
         left = units.per_block([b.op.slopes[0] for b in units.blocks]).to(l)  # type: ignore[attr-defined]
@@ -170,12 +190,23 @@ class HingeLines:
         share = above / (above - below).clamp(min=torch.finfo(l.dtype).tiny)
         self.chord = torch.addcmul(left, jump, share)
         self.offset = (left - self.chord) * below
-        active, inactive = l >= 0, u <= 0
-        self.gain = jump * ~(active | inactive)
+        active = l >= 0
+        self.undecided = ~(active | (u <= 0))
+        self.gain = jump * self.undecided
         self.base = left + jump * active
         self.convex = None if bool((jump >= 0).all()) else jump >= 0
+        self.raised = None if units.planes is None else self.undecided & units.planes
 
     def at(self, alpha: Tensor) -> Lines:
+        lines = self.alone(alpha)
+        if self.raised is None:
+            return lines
+        share = alpha[:, 1] * self.raised
+        rest = 1 - share
+        return Lines(lines.lower_slope, rest * self.chord, None, rest * self.offset, share)
+
+    def alone(self, alpha: Tensor) -> Lines:
+        """The lines where planes do not count."""
         slope = torch.addcmul(self.base, self.gain, alpha[:, 0])
         if self.convex is None:
             return Lines(slope, self.chord, None, self.offset)
@@ -187,12 +218,17 @@ class HingeLines:
             torch.where(self.convex, self.offset, zero),
         )
 
-    def gradient(self, alpha: Tensor, v: Tensor, z: Tensor) -> Tensor:
-        """Of the bound with respect to alpha: v (n, units) multiplies each unit's chosen line, taken at z."""
+    def gradient(self, alpha: Tensor, v: Tensor, at: Values) -> Tensor:
+        """Of the bound with respect to alpha: v (n, units) multiplies what bounds each unit, taken at a point."""
         chosen = v.clamp(min=0)
         if self.convex is not None:
             chosen = torch.where(self.convex, chosen, v.clamp(max=0))
-        return (chosen * z * self.gain).unsqueeze(1)
+        own = chosen * at.z * self.gain
+        if self.raised is None:
+            return own.unsqueeze(1)
+        assert at.planes is not None
+        above = v.clamp(max=0) * self.raised
+        return torch.stack((own, above * (at.planes - torch.addcmul(self.offset, self.chord, at.z))), 1)
 
 
 class AnyLines:
@@ -211,13 +247,15 @@ class AnyLines:
             parts.append([side.squeeze(1) for side in (own.lower_slope, own.upper_slope, *offsets)])
         return Lines(*(torch.cat(sides, 1) for sides in zip(*parts, strict=True)))
 
-    def gradient(self, alpha: Tensor, v: Tensor, z: Tensor) -> Tensor:
+    alone = at  # there are no planes
+
+    def gradient(self, alpha: Tensor, v: Tensor, at: Values) -> Tensor:
         with torch.enable_grad():
             alpha = alpha.detach().requires_grad_()
             lines = self.at(alpha)
         positive, negative = v.clamp(min=0), v.clamp(max=0)
-        outer = (positive * z, negative * z, positive, negative)
-        pairs = [(side, g) for side, g in zip(lines, outer, strict=True) if side is not None and side.requires_grad]
+        outer = (positive * at.z, negative * at.z, positive, negative)
+        pairs = [(side, g) for side, g in zip(lines[:4], outer, strict=True) if side is not None and side.requires_grad]
         (gradient,) = torch.autograd.grad(
             [side for side, _ in pairs], [alpha], [g for _, g in pairs], allow_unused=True, materialize_grads=True
         )

@@ -156,7 +156,7 @@ def bab(question: Question) -> None:
     outcome = replace(BranchAndBound(), jobs=question.settings.jobs)(task, question.progress)
     question.searched.update(outcome.proved)
     question.search = SearchStatistics(outcome.nodes, outcome.evaluations, outcome.seconds)
-    question.remark = f"{outcome.nodes} subdomains, worst bound {outcome.best:.4g}"
+    question.remark = f"{outcome.nodes} subdomain{'s' * (outcome.nodes != 1)}, worst bound {outcome.best:.4g}"
     if outcome.stuck:
         question.remark += f", {outcome.stuck} beyond float64"
 

@@ -10,19 +10,20 @@ import torch
 from torch import nn
 
 from verifier.data import Dataset, file_sha256
+from verifier.errors import InputError
 from verifier.train.config import Config
 from verifier.train.evaluate import ATTACK, Evaluation
 from verifier.zoo import CertifiedAccuracy, ModelCard, PgdAccuracy, Recipe, card_path, write_card
 
 
-def recipe(config: Config, seconds: float, command: str) -> Recipe:
+def recipe(config: Config, batch_size: int, seconds: float, command: str) -> Recipe:
     """What a card says of a run that took so many seconds of CPU and that `command` repeats."""
     return Recipe(
         method=config.method,
         eps=config.radius,
         epochs=config.epochs,
         lr=config.lr,
-        batch_size=config.batch_size,
+        batch_size=batch_size,
         seed=config.seed,
         command=command,
         cpu_minutes=round(seconds / 60, 2),
@@ -43,8 +44,13 @@ def write_model(
     """Write the weights and the card beside them.
 
     dataset: the name that loads it; evaluation: what was found on its test split; attacked: accuracies at other radii.
+    Raises InputError when the weights cannot be written.
     """
-    torch.save(model.state_dict(), weights)
+    try:
+        torch.save(model.state_dict(), weights)
+    except (OSError, RuntimeError) as error:  # of a full disk, torch tells as a RuntimeError about positions
+        weights.unlink(missing_ok=True)
+        raise InputError(f"{weights}: the weights cannot be written; is there room, and a right to write?") from error
     card = ModelCard(
         name=weights.stem,
         arch=arch,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 from dataclasses import dataclass
@@ -30,13 +31,22 @@ class Checkpoint:
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:
-    """Write beside `path`, then rename: a reader, or a crash, never meets half a file."""
-    partial = path.with_suffix(f".{os.getpid()}")
-    with partial.open("wb") as file:
-        torch.save(vars(checkpoint), file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    """Write beside `path`, then rename: a reader, or a crash, never meets half a file.
+
+    Raises InputError when there is no room; what was saved before is then still there.
+    """
+    content, partial = io.BytesIO(), path.with_suffix(f".{os.getpid()}")
+    torch.save(vars(checkpoint), content)  # into memory: into a file, it hides the reason of a failure
+    try:
+        with partial.open("wb") as file:
+            file.write(content.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        way_out = "make room and go on with --resume" if path.exists() else "make room, or give another folder"
+        raise InputError(f"{path}: cannot be written ({error.strerror}); {way_out}") from error
 
 
 def load(path: Path, config: dict[str, Any], device: torch.device) -> Checkpoint:

@@ -23,14 +23,15 @@ class Config:
     """A training run. Durations are in epochs; radii are linf, in data units.
 
     eps: the radius that the model is certified at. train_eps: the one it is trained at (None: eps). options: fields of
-    the method's loss. warm_up: how long clean training lasts (None: a thirtieth of the epochs); ramp: how long the
-    radius then grows (None: a fifth of the epochs). decay: of the learning rate, `cosine` after a rise of `lr_rise`, or
-    `steps`, times `factor` at each of `milestones`. l1: weight of the 1-norm of all weights. clip: largest gradient
-    norm. averaging: decay of the running average of the weights that becomes the model, 0 for none. shift: images are
-    moved by up to so many pixels. start: a file of weights to begin with, else `initialisation`: `ibp` is that of Shi
-    et al. (2021), regularise the weight of their regularisers during the ramp. holdout: how many of the last training
-    images are kept out. unlabelled: a data set whose images, without labels, join every batch in equal number, for
-    `self_training`. autocast: bfloat16 where no bound depends on it. Raises InputError for a value out of range.
+    the method's loss. batch_size: images a step (None: see `batch_of`). warm_up: how long clean training lasts (None: a
+    thirtieth of the epochs); ramp: how long the radius then grows (None: a fifth of the epochs). decay: of the learning
+    rate, `cosine` after a rise of `lr_rise`, or `steps`, times `factor` at each of `milestones`. l1: weight of the
+    1-norm of all weights. clip: largest gradient norm. averaging: decay of the running average of the weights that
+    becomes the model, 0 for none. shift: images are moved by up to so many pixels. start: a file of weights to begin
+    with, else `initialisation`: `ibp` is that of Shi et al. (2021), regularise the weight of their regularisers during
+    the ramp. holdout: how many of the last training images are kept out. unlabelled: a data set whose images, without
+    labels, join every batch in equal number, for `self_training`. autocast: bfloat16 where no bound depends on it.
+    Raises InputError for a value out of range.
     """
 
     dataset: str
@@ -40,7 +41,7 @@ class Config:
     train_eps: float | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     epochs: int = 30
-    batch_size: int = 256
+    batch_size: int | None = None
     lr: float = 2e-3
     decay: str = "cosine"
     lr_rise: float = 1.0
@@ -76,6 +77,10 @@ class Config:
         """How many epochs the radius stays zero, and how many it then grows."""
         warm_up = self.epochs / 30 if self.warm_up is None else self.warm_up
         return warm_up, self.epochs / 5 if self.ramp is None else self.ramp
+
+    def batch_of(self, images: int) -> int:
+        """How many of the training images a step takes: by default 256, fewer where an epoch would have few steps."""
+        return min(256, max(16, images // 100)) if self.batch_size is None else self.batch_size
 
     def loss(self) -> Loss:
         """The method's loss with its options."""
@@ -128,7 +133,7 @@ _CHECKS: dict[str, _Check] = {
     "train_eps": _optional(_at_least(0)),
     "options": ("an object", lambda v: isinstance(v, Mapping)),
     "epochs": _whole(1),
-    "batch_size": _whole(1),
+    "batch_size": _optional(_whole(1)),
     "lr": _POSITIVE,
     "decay": _one_of(DECAYS),
     "lr_rise": _at_least(0),

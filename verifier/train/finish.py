@@ -30,6 +30,6 @@ def finish(
     config, model = run.config, run.model
     decide = None if timeout is None else complete(run.model, test, config.eps, timeout)
     evaluation = evaluate(model, test, config.eps, complete=decide, timeout=timeout, device=run.device, report=report)
-    made = recipe(config, run.seconds, command)
+    made = recipe(config, run.batch_size, run.seconds, command)
     name = config.dataset if dataset is None else dataset
     return write_model(model.cpu(), weights, config.arch, name, test, made, evaluation), evaluation

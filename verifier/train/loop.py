@@ -21,9 +21,10 @@ from verifier.train.config import Config, write_config
 from verifier.train.evaluate import estimate
 from verifier.train.initialisation import beginning, regulariser
 from verifier.train.losses.standard import Standard
-from verifier.train.network import live_graph
+from verifier.train.network import BatchNorm, live_graph
 from verifier.train.workers import Workers
 
+CHECKPOINT = "checkpoint.pt"
 SAMPLE = 200
 AVERAGING_START = 10
 """The running average of the weights forgets faster in its first steps: step n weighs at least 1 / (10 + n)."""
@@ -83,10 +84,10 @@ class Run:
         resume: bool = False,
         device: torch.device | str = "cpu",
     ) -> None:
-        if not config.holdout < len(data):
-            raise InputError(f"holdout {config.holdout} leaves nothing of {len(data)} training images")
+        _check(config, data, folder, resume)
         self.config, self.folder, self.device, self.workers = config, folder, torch.device(device), Workers.current()
         kept = len(data) - config.holdout
+        self.batch_size = min(config.batch_of(kept), kept)
         self.images, self.labels = data.images[:kept].to(self.device), data.labels[:kept].to(self.device)
         self.unlabelled = None if config.unlabelled is None else self._unlabelled(config.unlabelled, data)
         self.range = (data.lower, data.upper)
@@ -99,6 +100,10 @@ class Run:
         self.objective: nn.Module = Objective(self.network, config)
         if self.workers.world > 1:
             self.objective = DistributedDataParallel(self.objective)
+        # BatchNorm has no statistics of a single image.
+        self.least = self.workers.world * (2 if any(isinstance(m, BatchNorm) for m in self.network) else 1)
+        if self.batch_size < self.least:
+            raise InputError(f"batches of {self.batch_size}: here they need at least {self.least} images")
         self.epoch, self.seconds, self.step = 0, 0.0, 0
         if resume:
             self._resume()
@@ -125,7 +130,7 @@ class Run:
 
     @property
     def steps_per_epoch(self) -> int:
-        return -(-len(self.images) // self.config.batch_size)
+        return -(-len(self.images) // self.batch_size)
 
     def __iter__(self) -> Iterator[EpochReport]:
         """Train epoch by epoch. Raises TrainingError when the loss or a gradient is no longer a number."""
@@ -147,8 +152,8 @@ class Run:
         order = torch.randperm(len(self.images), generator=torch.Generator().manual_seed(seed)).to(self.device)
         noise = torch.Generator().manual_seed((seed << 8) + 1 + rank)
         total, eps, lr = torch.zeros((), device=self.device), 0.0, 0.0
-        for number, chosen in enumerate(order.split(config.batch_size)):
-            if len(chosen) < world:
+        for number, chosen in enumerate(order.split(self.batch_size)):
+            if len(chosen) < self.least:
                 continue  # the rest of an epoch that does not go round
             epoch = self.epoch + number / self.steps_per_epoch
             mine = chosen[rank::world]
@@ -207,12 +212,12 @@ class Run:
             return
         states = self.network.state_dict(), self.average.state_dict(), self.optimiser.state_dict()
         state = checkpoint.Checkpoint(self.epoch, asdict(self.config), *states, self.seconds)
-        checkpoint.save(state, self.folder / "checkpoint.pt")
+        checkpoint.save(state, self.folder / CHECKPOINT)
 
     def _resume(self) -> None:
         if self.folder is None:
             raise InputError("nothing to resume: a run without a folder keeps no checkpoint")
-        state = checkpoint.load(self.folder / "checkpoint.pt", asdict(self.config), self.device)
+        state = checkpoint.load(self.folder / CHECKPOINT, asdict(self.config), self.device)
         self.network.load_state_dict(state.model)
         self.average.load_state_dict(state.average)
         self.optimiser.load_state_dict(state.optimiser)
@@ -223,6 +228,16 @@ class Run:
 def _laid_out(model: nn.Sequential, layout: torch.memory_format) -> nn.Sequential:
     """The same module with its maps in this memory layout."""
     return model.to(memory_format=layout)  # type: ignore[call-overload, no-any-return]
+
+
+def _check(config: Config, data: Dataset, folder: Path | None, resume: bool) -> None:
+    """Raises InputError where data or folder do not suit the run."""
+    if not config.holdout < len(data):
+        raise InputError(f"holdout {config.holdout} leaves nothing of {len(data)} training images")
+    if config.shift and not (len(data.shape) == 3 and config.shift < min(data.shape[1:])):
+        raise InputError(f"shift {config.shift} does not suit inputs of shape {data.shape}")
+    if folder is not None and not resume and (folder / CHECKPOINT).exists():
+        raise InputError(f"{folder}: holds a run already; go on with --resume, or give another folder")
 
 
 def train(config: Config, data: Dataset) -> nn.Sequential:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from verifier.bounds.interval import margins
+from verifier.errors import InputError
 from verifier.graph import Graph
 from verifier.train.backward import backward_margins
 from verifier.train.batch import Batch, cross_entropy
@@ -30,6 +31,10 @@ class CrownIbp:
     natural_start: float = 0.0
     natural_end: float = 0.0
     fusion: bool = True
+
+    def __post_init__(self) -> None:
+        if not all(0 <= weight <= 1 for weight in (self.backward_end, self.natural_start, self.natural_end)):
+            raise InputError("crown_ibp: backward_end, natural_start and natural_end must lie in [0, 1]")
 
     def __call__(self, net: Graph, batch: Batch) -> Tensor:
         natural = self.natural_start + (self.natural_end - self.natural_start) * batch.progress

@@ -29,6 +29,7 @@ class _Expressive:
     def __post_init__(self) -> None:
         if not (0 <= self.alpha <= 1 and self.reach > 0):
             raise InputError(f"alpha must lie in [0, 1] and reach above 0; they are {self.alpha} and {self.reach}")
+        Adversary(self.steps, self.step_size)  # refuses what is out of range
 
     def both(self, net: Graph, batch: Batch) -> tuple[Tensor, Tensor]:
         """Logits under attack and worst logits by intervals, both (batch, classes)."""

@@ -17,6 +17,9 @@ class Fgsm:
 
     step_size: float = 1.25
 
+    def __post_init__(self) -> None:
+        Adversary(1, self.step_size)  # refuses what is out of range
+
     def __call__(self, net: Graph, batch: Batch) -> Tensor:
         points = Adversary(1, self.step_size)(net, batch, batch.ball(batch.eps))
         return cross_entropy(batch.logits(net, points), batch.y)

@@ -28,8 +28,8 @@ class GradientNorm:
     weight: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.norm not in (1, 2):
-            raise InputError(f"gradient_norm: norm must be 1 or 2, not {self.norm}")
+        if not (self.norm in (1, 2) and self.weight >= 0):
+            raise InputError(f"gradient_norm: norm must be 1 or 2 and weight >= 0, not {self.norm} and {self.weight}")
 
     def __call__(self, net: Graph, batch: Batch) -> Tensor:
         losses, norms = losses_and_norms(net, batch, self.norm)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from verifier.errors import InputError
 from verifier.graph import Graph
 from verifier.train.batch import Batch, cross_entropy
 from verifier.train.intervals import worst_logits
@@ -21,6 +22,10 @@ class Ibp:
 
     natural_start: float = 0.0
     natural_end: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.natural_start <= 1 and 0 <= self.natural_end <= 1):
+            raise InputError("ibp: natural_start and natural_end must lie in [0, 1]")
 
     def __call__(self, net: Graph, batch: Batch) -> Tensor:
         natural = self.natural_start + (self.natural_end - self.natural_start) * batch.progress

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from verifier.errors import InputError
 from verifier.graph import Graph
 from verifier.train.batch import Batch, cross_entropy
 
@@ -18,6 +19,10 @@ class Noise:
     """
 
     sigma: float = 0.25
+
+    def __post_init__(self) -> None:
+        if not self.sigma >= 0:
+            raise InputError(f"noise: sigma must be >= 0, not {self.sigma}")
 
     def __call__(self, net: Graph, batch: Batch) -> Tensor:
         noisy = batch.x + self.sigma * batch.progress * batch.normal(batch.x)

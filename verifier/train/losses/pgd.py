@@ -18,6 +18,9 @@ class Pgd:
     steps: int = 7
     step_size: float = 0.5
 
+    def __post_init__(self) -> None:
+        Adversary(self.steps, self.step_size)  # refuses what is out of range
+
     def __call__(self, net: Graph, batch: Batch) -> Tensor:
         points = Adversary(self.steps, self.step_size)(net, batch, batch.ball(batch.eps))
         return cross_entropy(batch.logits(net, points), batch.y)

@@ -28,6 +28,7 @@ class Sabr:
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
             raise InputError(f"sabr: share must lie in (0, 1], not {self.share}")
+        Adversary(self.steps, self.step_size)  # refuses what is out of range
 
     def __call__(self, net: Graph, batch: Batch) -> Tensor:
         ball, small = batch.ball(batch.eps), self.share * batch.eps

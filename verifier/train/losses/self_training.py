@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from verifier.errors import InputError
 from verifier.graph import Graph
 from verifier.train.batch import Batch
 from verifier.train.losses.trades import Trades
@@ -26,8 +27,16 @@ class SelfTraining:
     steps: int = 7
     step_size: float = 0.5
 
+    def __post_init__(self) -> None:
+        if not (self.weight >= 0 and 0 <= self.confidence <= 1):
+            raise InputError("self_training: weight must be >= 0 and confidence in [0, 1]")
+        self.trades()  # refuses what is out of range
+
+    def trades(self) -> Trades:
+        return Trades(self.beta, self.steps, self.step_size)
+
     def __call__(self, net: Graph, batch: Batch) -> Tensor:
-        trades = Trades(self.beta, self.steps, self.step_size)
+        trades = self.trades()
         loss = trades(net, batch)
         if batch.unlabelled is None:
             return loss

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from verifier.errors import InputError
 from verifier.graph import Graph
 from verifier.train.batch import Batch, cross_entropy
 from verifier.train.losses.trades import divergence
@@ -17,6 +18,10 @@ class Stability:
 
     sigma: float = 0.25
     weight: float = 6.0
+
+    def __post_init__(self) -> None:
+        if not (self.sigma >= 0 and self.weight >= 0):
+            raise InputError(f"stability: sigma and weight must be >= 0, not {self.sigma} and {self.weight}")
 
     def __call__(self, net: Graph, batch: Batch) -> Tensor:
         clean = batch.logits(net, batch.x)

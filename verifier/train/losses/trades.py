@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional as F
 
+from verifier.errors import InputError
 from verifier.graph import Graph
 from verifier.train.adversary import Adversary
 from verifier.train.batch import Batch, cross_entropy
@@ -22,6 +23,11 @@ class Trades:
     beta: float = 6.0
     steps: int = 7
     step_size: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not self.beta >= 0:
+            raise InputError(f"trades: beta must be >= 0, not {self.beta}")
+        Adversary(self.steps, self.step_size)  # refuses what is out of range
 
     def __call__(self, net: Graph, batch: Batch) -> Tensor:
         clean = batch.logits(net, batch.x)

@@ -24,8 +24,8 @@ class Tulip:
     lipschitz: float = 0.01
 
     def __post_init__(self) -> None:
-        if self.norm not in (1, 2):
-            raise InputError(f"tulip: norm must be 1 or 2, not {self.norm}")
+        if not (self.norm in (1, 2) and self.weight >= 0 and self.lipschitz >= 0):
+            raise InputError("tulip: norm must be 1 or 2, weight and lipschitz >= 0")
 
     def __call__(self, net: Graph, batch: Batch) -> Tensor:
         losses, norms = losses_and_norms(net, batch, self.norm)

@@ -1,0 +1,150 @@
+"""Planes above ReLUs, against sampled inputs, finite differences and linear programs over the whole convex hull."""
+
+import itertools
+import math
+import time
+
+import numpy as np
+import pytest
+import scipy.optimize
+import torch
+from nets import random_case, samples
+from torch import nn
+
+from verifier.bounds.crown import Crown
+from verifier.graph import Graph
+from verifier.load import from_module
+from verifier.search.neurons import NeuronSplits
+from verifier.search.planes import Raised, can_be_raised, raised
+from verifier.search.rows import Rows
+from verifier.search.segments import SegmentEvaluator, for_graph
+from verifier.search.units import Units
+from verifier.types import Box
+
+SEEDS = range(16)
+
+
+def box_of(inputs: int) -> Box:
+    """All inputs in [-1, 1]."""
+    return Box(-torch.ones(1, inputs, dtype=torch.float64), torch.ones(1, inputs, dtype=torch.float64))
+
+
+def planes_of(graph: Graph, box: Box, C: torch.Tensor) -> tuple[Raised, NeuronSplits] | None:
+    """Planes for the rows C, and the plain search that they are for; None where no unit is a ReLU."""
+    nodes = dict(Crown()(graph, box, C.unsqueeze(0)).nodes)
+    units, rows = Units.of(graph, nodes), Rows(C.unsqueeze(1), C.new_zeros(len(C), 1))
+    if not can_be_raised(units):
+        return None
+    evaluator = for_graph(graph, box, nodes, units)
+    assert isinstance(evaluator, SegmentEvaluator)
+    plain = NeuronSplits(evaluator, rows, 0.0, 20, 4)
+    return raised(evaluator, graph, nodes, rows, plain.root(), math.inf, time.monotonic() + 60), plain
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_planes_are_above_what_their_neurons_compute(seed: int) -> None:
+    case = random_case(seed, most=12)
+    box = case.prop.region.box()
+    found = planes_of(case.graph, box, case.C)
+    if found is None:
+        pytest.skip("no unit is a ReLU")
+    better, _ = found
+    values = [samples(box.lower, box.upper, 300)[0]]
+    for node in case.graph.nodes[1:]:
+        values.append(node.op.forward(*(values[i] for i in node.inputs)))
+    radius, varying = box.radius.flatten(), better.evaluator.coordinates.varying
+    x = ((values[0] - box.center).flatten(1) / radius)[:, varying]
+    sources, checked = {0: x.T}, 0
+    for layer in better.evaluator.layers:
+        y = values[layer.activation].flatten(1)[:, layer.living].T
+        if layer.above is not None:
+            excess = layer.above.forward(sources) - y[: layer.count]
+            assert float(excess.min()) >= -1e-9
+            checked += layer.count
+        sources[layer.activation] = y
+    assert checked == int(better.evaluator.units.planes.sum())
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_bounds_with_planes_hold_and_their_gradient_is_that_of_the_bound(seed: int) -> None:
+    case = random_case(seed, most=12)
+    box = case.prop.region.box()
+    found = planes_of(case.graph, box, case.C)
+    if found is None:
+        pytest.skip("no unit is a ReLU")
+    better, _ = found
+    evaluator, units = better.evaluator, better.evaluator.units
+    generator, n = torch.Generator().manual_seed(seed), len(case.C)
+    l, u = units.lower.expand(n, -1), units.upper.expand(n, -1)
+    relaxed, gamma = units.relaxed(l, u), torch.zeros(n, len(units), dtype=torch.float64)
+    alpha = 0.1 + 0.8 * torch.rand(n, 2, len(units), generator=generator, dtype=torch.float64)
+
+    def bound(alpha: torch.Tensor) -> torch.Tensor:
+        return evaluator.backward(relaxed.at(alpha), gamma, torch.zeros(n, dtype=torch.float64), case.C).bound
+
+    least = (case.graph(samples(box.lower, box.upper, 300)[0]).flatten(1) @ case.C.T).amin(0)
+    assert (bound(alpha) <= least + 1e-9).all()
+    back = evaluator.backward(relaxed.at(alpha), gamma, torch.zeros(n, dtype=torch.float64), case.C)
+    gradient = relaxed.gradient(alpha, back.v, evaluator.forward(back))
+    # The bound is piecewise linear in each share alone: the middle of two near values tells where it is not smooth.
+    for k, j in itertools.product(range(2), range(len(units))):
+        step = torch.zeros_like(alpha)
+        step[:, k, j] = 1e-6
+        up, down = (bound(alpha + step) - bound(alpha)) / 1e-6, (bound(alpha) - bound(alpha - step)) / 1e-6
+        smooth = (up - down).abs() < 1e-4 * (1 + up.abs())
+        torch.testing.assert_close(gradient[:, k, j][smooth], up[smooth], rtol=1e-3, atol=1e-5)
+
+
+def hull_bound(W: np.ndarray, b: np.ndarray, c: np.ndarray) -> tuple[float, float]:
+    """The least c . relu(W x + b) over x in [-1, 1]^n, each ReLU in the triangle over its input, and in the convex hull
+    of its graph over the box (all facets of Anderson et al. 2020), by linear programs."""
+    k, n = W.shape
+    below = [np.concatenate((W[j], -np.eye(k)[j])) for j in range(k)]
+    limits, triangles, facets = [-b[j] for j in range(k)], [], []
+    for j in range(k):
+        reach = abs(W[j]).sum()
+        l, u = b[j] - reach, b[j] + reach
+        if u <= 0 or l >= 0:
+            slope = float(l >= 0)
+            triangles.append((slope * W[j], slope * b[j], j))
+            facets.append(triangles[-1])
+            continue
+        triangles.append((u / (u - l) * W[j], u / (u - l) * (b[j] - l), j))
+        for chosen in itertools.product((0, 1), repeat=n):
+            I = np.array(chosen, dtype=bool)
+            gap = b[j] + abs(W[j][~I]).sum() - abs(W[j][I]).sum()  # of what I leaves at its best, and I at its worst
+            for h in np.nonzero(~I)[0]:
+                if gap >= 0 and gap - 2 * abs(W[j][h]) < 0:
+                    slope = np.where(I, W[j], 0.0)
+                    constant = abs(W[j][I]).sum()
+                    slope[h] = gap / 2 * np.sign(W[j][h])
+                    facets.append((slope, constant + gap / 2, j))
+    answers = []
+    for planes in (triangles, facets):
+        rows = below + [np.concatenate((-slope, np.eye(k)[j])) for slope, _, j in planes]
+        right = limits + [constant for _, constant, _ in planes]
+        bounds = [(-1, 1)] * n + [(0, None)] * k
+        answers.append(scipy.optimize.linprog(np.concatenate((np.zeros(n), c)), rows, right, bounds=bounds).fun)
+    return answers[0], answers[1]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_ascent_comes_near_the_best_planes_of_the_convex_hull(seed: int) -> None:
+    """At least two thirds of what the hull gains over triangles, and never more than all of it."""
+    generator = torch.Generator().manual_seed(seed)
+    net = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 1)).double()
+    for parameter in net.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+    graph = from_module(net, (5,)).to(torch.float64)
+    W, b, c = (p.detach().numpy() for p in (net[0].weight, net[0].bias, net[2].weight[0]))
+    triangle, hull = (bound + float(net[2].bias.detach()) for bound in hull_bound(W, b, c))
+    found = planes_of(graph, box_of(5), torch.ones(1, 1, dtype=torch.float64))
+    assert found is not None
+    better, _ = found
+    units = better.evaluator.units
+    l, u = units.lower.unsqueeze(0), units.upper.unsqueeze(0)
+    lines, zeros = units.relaxed(l, u).at(better.start[:, :-1].double()), torch.zeros_like(l)
+    own = float(better.evaluator.backward(lines, zeros, zeros[:, 0], torch.ones(1, 1, dtype=torch.float64)).bound)
+    assert triangle + 0.01 < hull
+    assert own <= hull + 1e-9
+    assert own >= triangle + 2 / 3 * (hull - triangle) - 1e-6

@@ -1,0 +1,113 @@
+"""The attack that does not let go: hunts in the unsafe sets that are open, with linear programs where it is near."""
+
+from __future__ import annotations
+
+import heapq
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import count
+
+import torch
+
+from verifier import solvers
+from verifier.attack.hunt import Hunt
+from verifier.attack.pattern import PatternDescent, applies
+from verifier.attack.pgd import AttackResult
+from verifier.strategy import Question
+
+SHARE, NEAR_SHARE = 0.1, 0.4  # of the time left, for all sets, and for those where a margin near zero was found
+NEAR = 0.1  # of what the bound lies below zero: less than that above zero is near
+NEAR_HUNTS = 4  # that many hunts in a set may take the larger share
+PATIENCE, NEAR_PATIENCE = 2, 4  # a hunt goes on while that many rounds take this share off the least margin:
+PROGRESS = 0.1
+
+
+@dataclass(eq=False)
+class Target:
+    """An unsafe set, and how far a hunt in it has come. bound: of its margin, negative. margins: the least by round.
+
+    limit: a time.monotonic() at which the hunt ends. hunted: the least margin that gradients have found.
+    """
+
+    number: int
+    bound: float
+    rounds: Iterator[AttackResult]
+    limit: float
+    margins: list[float] = field(default_factory=list)
+    hunted: float = math.inf
+
+    @property
+    def margin(self) -> float:
+        return self.margins[-1] if self.margins else math.inf
+
+    @property
+    def near(self) -> bool:
+        return self.margin < NEAR * -self.bound
+
+    @property
+    def gains(self) -> bool:
+        """Whether the last rounds were worth their time."""
+        before = self.margins[: -(NEAR_PATIENCE if self.near else PATIENCE)]
+        return not before or self.margin <= (1 - PROGRESS) * before[-1]
+
+
+def hunt(question: Question) -> None:
+    """Hunt in the open unsafe sets, mostly in the one that came nearest, for a share of the time.
+
+    What cheap bounds and short attacks leave open is close to the limit on either side; a tree of splits seldom meets
+    a needle. Where rounds gain no more a hunt begins anew from other points, as long as there is time.
+    """
+    began, left = time.monotonic(), question.remaining
+    until, longer = began + SHARE * left, began + NEAR_SHARE * left
+    limits = dict.fromkeys(question.open_sets, until)
+    for hunts in count(1):
+        left_over = _hunted(question, limits, question.settings.seed + hunts - 1, longer)
+        limits = {t.number: longer if t.near and hunts < NEAR_HUNTS else until for t in left_over}
+        if question.decided or not limits:
+            return
+
+
+def _hunted(question: Question, limits: Mapping[int, float], seed: int, longer: float) -> list[Target]:
+    """Hunt in some sets until rounds gain no more; returns those where a proof is not nearer than a counterexample.
+
+    limits: a time.monotonic() by set, at which a hunt ends, and its set is left out; `longer` where it has come near.
+    """
+    graph, region = question.graph.to(torch.float32), question.prop.region.inner_box().to(question.graph.device)
+    attack, bounds, unsafe = Hunt(seed=seed), question.set_bounds, question.prop.unsafe
+    targets = [Target(k, bounds[k], attack(graph, region, unsafe[k].margin), limit) for k, limit in limits.items()]
+    # The worst bounds first, all negative; then the least margin found, the less urgent the longer it was hunted.
+    urgent = [(target.bound, target.number, target) for target in targets]
+    left: list[Target] = []
+    heapq.heapify(urgent)
+    while urgent and not question.decided:
+        _, k, target = heapq.heappop(urgent)
+        if time.monotonic() >= target.limit:
+            continue
+        _round(question, target)
+        target.limit = max(target.limit, longer) if target.near else target.limit
+        if not target.margin < -target.bound:
+            continue
+        if target.gains:
+            heapq.heappush(urgent, (target.margin * len(target.margins), k, target))
+        else:
+            left.append(target)
+    return left
+
+
+def _round(question: Question, target: Target) -> None:
+    """One round of a hunt, and a descent by linear programs from its best point where that is new and near."""
+    point, margins = next(target.rounds)
+    question.judge(point[0].cpu().numpy())
+    margin = float(margins[0])
+    target.margins.append(min(margin, target.margin))
+    better, target.hunted = margin < target.hunted, min(margin, target.hunted)
+    if question.decided or not (better and target.near and applies(question.graph, question.box, question.nodes)):
+        return
+    graph, region = question.graph.to(torch.float64, "cpu"), question.prop.region.inner_box().to(torch.float64)
+    nodes = {node: z.to("cpu", torch.float64) for node, z in question.nodes.items()}
+    descent = PatternDescent(solvers.get(question.settings.solver), deadline=target.limit)
+    found = descent(graph, region, question.prop.unsafe[target.number].margin, point.cpu().double(), nodes)
+    question.judge(found.point[0].float().numpy())
+    target.margins[-1] = min(target.margin, float(found.margin))
