@@ -30,7 +30,7 @@ from verifier.spec.robustness import parse_eps
 from verifier.strategy import Settings
 
 MODEL = "model.onnx"
-CHECKING = 0.3  # of the time of a search, what is kept for writing and checking its certificate
+CHECKING = 0.15  # of the time of a search, what is kept for writing and checking its certificate
 PROBE = 4  # cases that tell whether bounds by intervals alone are worth trying on the others
 Files = tuple[bytes, bytes]  # a certificate, and the statement that it is about
 

@@ -24,7 +24,7 @@ TURNS = (1 / 30, 1 / 3, 2 / 3, 1.0)
 """Where neither kind of split is known to be better they take turns, inputs first: the shares of the time by which each
 turn ends. Trees differ so much in size that the better kind is mostly done in its first turn."""
 
-WORTHWHILE = 4
+WORTHWHILE = 16
 """How many times as long as patience would have it a search goes on that has proved much by then."""
 
 

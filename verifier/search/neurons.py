@@ -56,9 +56,9 @@ MOST = 10.0  # scores near zero would make shares of any size
 TRIED = 8  # points per batch that are handed on to be judged
 
 # Everything below inherits what is done for the first subdomains, and a small batch costs little more than one:
-STEPS, EFFORT = 60, 512  # of ascent, at most, and how many for all of a batch together
+STEPS, EFFORT = 24, 256  # of ascent, at most, and how many for all of a batch together
 SHAVES = 4  # of the root, at most
-WIDER, CANDIDATES = 4, 512  # times the shortlist, at most, and how many candidates for all of a batch together
+WIDER, CANDIDATES = 4, 256  # times the shortlist, at most, and how many candidates for all of a batch together
 
 
 class NeuronSplits:
