@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 import torch
-from nets import random_case, samples
+from nets import Case, random_case, samples
 from torch import nn
 
 from verifier.bounds.crown import Crown
@@ -29,8 +29,8 @@ def box_of(inputs: int) -> Box:
     return Box(-torch.ones(1, inputs, dtype=torch.float64), torch.ones(1, inputs, dtype=torch.float64))
 
 
-def planes_of(graph: Graph, box: Box, C: torch.Tensor) -> tuple[Raised, NeuronSplits] | None:
-    """Planes for the rows C, and the plain search that they are for; None where no unit is a ReLU."""
+def planes_of(graph: Graph, box: Box, C: torch.Tensor) -> Raised | None:
+    """Planes for the rows C; None where no unit is a ReLU."""
     nodes = dict(Crown()(graph, box, C.unsqueeze(0)).nodes)
     units, rows = Units.of(graph, nodes), Rows(C.unsqueeze(1), C.new_zeros(len(C), 1))
     if not can_be_raised(units):
@@ -38,17 +38,22 @@ def planes_of(graph: Graph, box: Box, C: torch.Tensor) -> tuple[Raised, NeuronSp
     evaluator = for_graph(graph, box, nodes, units)
     assert isinstance(evaluator, SegmentEvaluator)
     plain = NeuronSplits(evaluator, rows, 0.0, 20, 4)
-    return raised(evaluator, graph, nodes, rows, plain.root(), math.inf, time.monotonic() + 60), plain
+    return raised(evaluator, graph, nodes, rows, plain.root(), math.inf, time.monotonic() + 60)
+
+
+def raised_case(seed: int) -> tuple[Case, Box, Raised]:
+    """A random network with its box and planes."""
+    case = random_case(seed, most=12)
+    box = case.prop.region.box()
+    better = planes_of(case.graph, box, case.C)
+    if better is None:
+        pytest.skip("no unit is a ReLU")
+    return case, box, better
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_planes_are_above_what_their_neurons_compute(seed: int) -> None:
-    case = random_case(seed, most=12)
-    box = case.prop.region.box()
-    found = planes_of(case.graph, box, case.C)
-    if found is None:
-        pytest.skip("no unit is a ReLU")
-    better, _ = found
+    case, box, better = raised_case(seed)
     values = [samples(box.lower, box.upper, 300)[0]]
     for node in case.graph.nodes[1:]:
         values.append(node.op.forward(*(values[i] for i in node.inputs)))
@@ -67,12 +72,7 @@ def test_planes_are_above_what_their_neurons_compute(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_bounds_with_planes_hold_and_their_gradient_is_that_of_the_bound(seed: int) -> None:
-    case = random_case(seed, most=12)
-    box = case.prop.region.box()
-    found = planes_of(case.graph, box, case.C)
-    if found is None:
-        pytest.skip("no unit is a ReLU")
-    better, _ = found
+    case, box, better = raised_case(seed)
     evaluator, units = better.evaluator, better.evaluator.units
     generator, n = torch.Generator().manual_seed(seed), len(case.C)
     l, u = units.lower.expand(n, -1), units.upper.expand(n, -1)
@@ -138,9 +138,8 @@ def test_the_ascent_comes_near_the_best_planes_of_the_convex_hull(seed: int) -> 
     graph = from_module(net, (5,)).to(torch.float64)
     W, b, c = (p.detach().numpy() for p in (net[0].weight, net[0].bias, net[2].weight[0]))
     triangle, hull = (bound + float(net[2].bias.detach()) for bound in hull_bound(W, b, c))
-    found = planes_of(graph, box_of(5), torch.ones(1, 1, dtype=torch.float64))
-    assert found is not None
-    better, _ = found
+    better = planes_of(graph, box_of(5), torch.ones(1, 1, dtype=torch.float64))
+    assert better is not None
     units = better.evaluator.units
     l, u = units.lower.unsqueeze(0), units.upper.unsqueeze(0)
     lines, zeros = units.relaxed(l, u).at(better.start[:, :-1].double()), torch.zeros_like(l)

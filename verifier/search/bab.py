@@ -24,8 +24,9 @@ TURNS = (1 / 30, 1 / 3, 2 / 3, 1.0)
 """Where neither kind of split is known to be better they take turns, inputs first: the shares of the time by which each
 turn ends. Trees differ so much in size that the better kind is mostly done in its first turn."""
 
-WORTHWHILE = 16
-"""How many times as long as patience would have it a search goes on that has proved much by then."""
+WORTHWHILE, GRACE, MOST = 4, 4.0, 0.4
+"""A search that has proved much when patience ends goes on for so many times as long and so many seconds more; much is
+that share of several unsafe sets."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,9 @@ class BranchAndBound:
             neurons = rounds.next(list(left.values()), task.enough, self.steps, self.shortlist)
             tightening = time.monotonic() - began
             now = time.monotonic()
-            end = math.inf if rounds.dear else now + WORTHWHILE * rounds.patience
-            part = replace(task, unsafe=left, deadline=min(task.deadline, end), trial=now + rounds.patience)
+            end, success = (math.inf, 0.0) if rounds.dear else (now + WORTHWHILE * rounds.patience + GRACE, MOST)
+            deadline, trial = min(task.deadline, end), now + rounds.patience
+            part = replace(task, unsafe=left, deadline=deadline, trial=trial, success=success)
             outcome = self._loop(part, neurons).run(progress)
             outcome.seconds["tightening"] = tightening
             total = outcome if total is None else total.then(outcome)

@@ -23,7 +23,8 @@ class Task:
     region: batch one. unsafe: at least one set. nodes: bounds of what activations read, over the whole region. enough:
     a margin bound above this proves a subdomain. deadline: a time.monotonic(). judge: replays candidate inputs.
     records: where to keep what proves the sets, if that is wanted. trial: a time.monotonic(), at which a search ends
-    that has not proved one of several sets, or not brought the worst bound of one set much nearer to zero.
+    that has not proved more than the share `success` of several sets, or not brought the worst bound of one set much
+    nearer to zero.
     """
 
     graph: Graph
@@ -35,6 +36,7 @@ class Task:
     judge: Candidate
     records: Records | None = None
     trial: float = math.inf
+    success: float = 0.0
 
 
 @dataclass(frozen=True)
