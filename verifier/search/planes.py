@@ -26,7 +26,7 @@ from verifier.proof import Plane
 from verifier.search.ascent import Patterns, adam
 from verifier.search.rows import Rows
 from verifier.search.segments import INPUT, Layer, Matrix, Segment, SegmentEvaluator
-from verifier.search.units import Units
+from verifier.search.units import HingeLines, Units
 from verifier.types import Ball, Interval
 
 STEPS = 60
@@ -80,20 +80,21 @@ def raised(
     for layer in layers:
         mask[layer.part] = True
     exact = replace(exact, units=replace(exact.units, planes=mask))
-    chord, values = _chords(exact), _values(exact, graph, nodes)
+    l, u = exact.units.lower.unsqueeze(0), exact.units.upper.unsqueeze(0)
+    chord, values = HingeLines(exact.units, l, u).chord[0], _values(exact, graph, nodes)
     planes = {layer.activation: Chosen.of(layer, chord[layer.part], values) for layer in layers}
     fast, quick = exact.to(root.l.dtype), rows.to(root.l.dtype)
     relaxed, gamma = fast.units.relaxed(root.l, root.u), torch.zeros_like(root.l)
     c, d = quick.combined(root.weights, root.unsafe)
     alpha = torch.cat((root.multipliers[:, :-1], torch.full_like(gamma, SHARE).unsqueeze(1)), 1)
     moments = torch.zeros_like(alpha), torch.zeros_like(alpha)
-    most, best = -math.inf, (alpha, planes)
+    most, best = -math.inf, (alpha, {i: plane.shares for i, plane in planes.items()})
     for number in range(STEPS + 1):
         fast = _with(fast, {i: plane.segment().to(root.l.dtype) for i, plane in planes.items()})
         back = fast.backward(relaxed.at(alpha), gamma, -d, c)
         total = float(back.bound.clamp(max=enough).sum())
         if total > most:
-            most, best = total, (alpha, {i: plane.copy() for i, plane in planes.items()})
+            most, best = total, (alpha, {i: plane.shares for i, plane in planes.items()})
         if number == STEPS or total >= enough * len(d) or time.monotonic() > deadline:
             break
         at, reached = fast.traced(back)
@@ -104,7 +105,9 @@ def raised(
             planes[layer.activation].move(pressed[layer.part], reached, number)
         slope = adam(relaxed.gradient(alpha, back.v, at), *moments, number + 1)
         alpha = torch.add(alpha, slope, alpha=LINES_RATE * DECAY**number).clamp_(0, 1)
-    alpha, planes = best
+    alpha, shares = best
+    for i, plane in planes.items():
+        plane.take(shares[i])
     exact = _with(exact, {i: plane.segment() for i, plane in planes.items()})
     return Raised(exact, torch.cat((alpha, gamma.unsqueeze(1)), 1), planes)
 
@@ -121,12 +124,6 @@ def _with(evaluator: SegmentEvaluator, above: Mapping[int, Segment]) -> SegmentE
     """The evaluator with planes, by activation."""
     layers = (replace(layer, above=above.get(layer.activation)) for layer in evaluator.layers)
     return replace(evaluator, layers=tuple(layers))
-
-
-def _chords(evaluator: SegmentEvaluator) -> Tensor:
-    """The slopes (units,) of the chords above ReLUs."""
-    l, u = evaluator.units.lower, evaluator.units.upper
-    return (u / (u - l)).nan_to_num(1.0).clamp(0, 1)
 
 
 def _values(evaluator: SegmentEvaluator, graph: Graph, nodes: Mapping[int, Interval]) -> dict[int, Interval]:
@@ -203,8 +200,15 @@ class Chosen:
         parts = {i: Part.of(matrix, T, values[i]) for i, matrix in layer.read.sources.items()}
         return cls(parts, layer.read.b[: layer.count])
 
-    def copy(self) -> Chosen:
-        return replace(self, parts={i: replace(part, T=part.T.clone()) for i, part in self.parts.items()})
+    @property
+    def shares(self) -> dict[int, Tensor]:
+        """T as it is now, by source."""
+        return {i: part.T.clone() for i, part in self.parts.items()}
+
+    def take(self, shares: Mapping[int, Tensor]) -> None:
+        """Go back to what T was."""
+        for i, part in self.parts.items():
+            part.T = shares[i]
 
     def segment(self) -> Segment:
         """R and r."""
