@@ -77,12 +77,30 @@ def pressed(tree: Tree, more: Mapping[Neuron, float]) -> Tree:
 
 
 @dataclass(frozen=True, eq=False)
+class Plane:
+    """Planes R.p + r above ReLUs, over what these read (see certificate/planes.py): the R, of which r follows.
+
+    activation: its number. positions: (k,), of its neurons, increasing. sources: by the number of an activation whose
+    outputs are read (INPUT: the network's input), rows (m,), places (m,) and shares (m,): which of the k neurons, which
+    position of the source, and which part of the neuron's weight there is R; 0 elsewhere.
+    """
+
+    activation: int
+    positions: np.ndarray
+    sources: Mapping[int, tuple[np.ndarray, np.ndarray, np.ndarray]]
+
+
+@dataclass(frozen=True, eq=False)
 class Lemma:
-    """A bound of what an activation reads at `of`, lower or `upper`; weights of leaves have no meaning here."""
+    """A bound of what an activation reads at `of`, lower or `upper`; weights of leaves have no meaning here.
+
+    planes: those that its tree may use (see `Proof`).
+    """
 
     of: Neuron
     upper: bool
     tree: Tree
+    planes: Sequence[Plane] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,20 +116,6 @@ class End:
     leaf: Leaf
     strength: float
     turn: int
-
-
-@dataclass(frozen=True, eq=False)
-class Plane:
-    """Planes R.p + r above ReLUs, over what these read (see certificate/planes.py): the R, of which r follows.
-
-    activation: its number. positions: (k,), of its neurons, increasing. sources: by the number of an activation whose
-    outputs are read (INPUT: the network's input), rows (m,), places (m,) and shares (m,): which of the k neurons, which
-    position of the source, and which part of the neuron's weight there is R; 0 elsewhere.
-    """
-
-    activation: int
-    positions: np.ndarray
-    sources: Mapping[int, tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,7 @@ def planed(files: Files, kind: type[Exact | Rounded], single: bool, hints: Array
     analysis.hints = hints
     base = bounds(analysis, files.statements[0])
     with np.errstate(all="ignore"):
-        return analysis, analysis.planed(0, base)
+        return analysis, analysis.planed(1, base)
 
 
 @pytest.mark.parametrize("single", [False, True])

@@ -37,8 +37,8 @@ def planes_of(graph: Graph, box: Box, C: torch.Tensor) -> Raised | None:
         return None
     evaluator = for_graph(graph, box, nodes, units)
     assert isinstance(evaluator, SegmentEvaluator)
-    plain = NeuronSplits(evaluator, rows, 0.0, 20, 4)
-    return raised(evaluator, graph, nodes, rows, plain.root(), math.inf, time.monotonic() + 60)
+    plain = NeuronSplits(evaluator, rows, math.inf, 20, 4)
+    return raised(evaluator, plain, graph, nodes, time.monotonic() + 60)
 
 
 def raised_case(seed: int) -> tuple[Case, Box, Raised]:

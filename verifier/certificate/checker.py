@@ -116,7 +116,8 @@ class Checker:
 
         Where these hold for unsafe inputs alone, all that is known is a margin above zero.
         """
-        output, code, whole = self.network.output, self.hints[f"code.{k}"], analysis.planed(k, base)
+        output, code = self.network.output, self.hints[f"code.{k}"]
+        whole = analysis.planed(int(self.hints["planes"][k]) if "planes" in self.hints else 0, base)
         need(not base.outside.any(), f"what a function of set {k} reads may leave its domain")
         base = analysis.shaved(k, whole, self.combined)
         least = Fraction(1 << 200 if base is whole else 0)

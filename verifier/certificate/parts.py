@@ -44,12 +44,16 @@ class Parts(Planing):
             return
         position, side = self.hints[f"target.{name}"]
         best, code, last = np.full(len(position), math.inf), self.hints[f"code.{name}"], -1
+        planes = self.hints.get(f"planes.{name}", np.zeros(len(position), dtype=np.int64))
         for batch in batches(leaves(self.hints, name), at_once(sum(n.size for n in self.network.nodes[:j]))):
-            trees, last = np.array([leaf.tree for leaf in batch]), batch[-1].tree
-            rows = np.zeros((len(batch), 1, node.size))
-            rows[np.arange(len(batch)), 0, position[trees]] = 1 - 2 * side[trees]
-            found, empty = self.at_leaves(node, rows, batch, code[batch[0].number :][: len(batch)], d, j)
-            np.minimum.at(best, trees, np.where(empty, math.inf, self.arithmetic.down(found)))
+            last = batch[-1].tree
+            for which in np.unique(planes[[leaf.tree for leaf in batch]]):
+                some = [leaf for leaf in batch if planes[leaf.tree] == which]
+                trees, numbers = np.array([(leaf.tree, leaf.number) for leaf in some]).T
+                rows = np.zeros((len(some), 1, node.size))
+                rows[np.arange(len(some)), 0, position[trees]] = 1 - 2 * side[trees]
+                found, empty = self.at_leaves(node, rows, some, code[numbers], self.planed(int(which), d), j)
+                np.minimum.at(best, trees, np.where(empty, math.inf, self.arithmetic.down(found)))
         need(last == len(position) - 1 and np.isfinite(best).all(), f"the lemmas {name} are incomplete")
         np.maximum.at(l, (0, position[side == 0]), best[side == 0])
         np.minimum.at(u, (0, position[side == 1]), -best[side == 1])

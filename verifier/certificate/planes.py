@@ -39,13 +39,12 @@ Step = Callable[[int, list[Number]], Number]
 class Planing(Refining):
     """Planes that the certificate states."""
 
-    def planed(self, k: int, base: Domains) -> Domains:
-        """What is known of a region, with the planes that the leaves of unsafe set k may use."""
-        which = int(self.hints["planes"][k]) if "planes" in self.hints else 0
+    def planed(self, which: int, base: Domains) -> Domains:
+        """What is known of a region, with the planes of a list of the certificate; none where `which` is 0."""
         if not which:
             return base
         if which not in self.planes:
-            self.planes.clear()  # many sets share a list, one after the other
+            self.planes.clear()  # what shares a list comes one after the other
             self.planes[which] = dict(self.stated_planes(f"p{which - 1}", base))
         return base.under(self.planes[which])
 

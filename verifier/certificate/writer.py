@@ -89,8 +89,10 @@ class Author:
         self.again = [bool(proofs[b].recompute and proofs[b].recompute[i]) for b, i in subject.places]
         self.lemmas: list[dict[int, list[Lemma]]] = [{} for _ in proofs]
         for proof, own in zip(proofs, self.lemmas, strict=True):
-            for lemma in proof.lemmas:
+            lists = [*dict.fromkeys(tuple(map(id, lemma.planes)) for lemma in proof.lemmas)]
+            for lemma in sorted(proof.lemmas, key=lambda lemma: lists.index(tuple(map(id, lemma.planes)))):
                 own.setdefault(lemma.of[0], []).append(lemma)
+        self.lists = 0  # of planes so far
 
     def header(self, semantics: str) -> dict[str, Any]:
         stated = next((proof.refine for proof in self.proofs if proof.refine is not None), None)
@@ -120,18 +122,24 @@ class Author:
 
     def planes(self) -> dict[str, np.ndarray]:
         """The arrays of the planes that trees and ends, written before, use."""
+        own = [self.proofs[b].planes[i] if self.proofs[b].planes else () for b, i in self.subject.places]
+        regions = [b for b, _ in self.subject.places]
+        return self.listed("planes", [() if again else x for x, again in zip(own, self.again, strict=True)], regions)
+
+    def listed(self, name: str, planes: Sequence[Sequence[Plane]], regions: Sequence[int]) -> dict[str, np.ndarray]:
+        """The arrays of the planes that trees in regions may use; one with this name says which list each does."""
         arrays: dict[str, np.ndarray] = {}
         lists: dict[tuple[int, ...], int] = {}  # by region and planes, the number of the list
-        which = np.zeros(len(self.cases), dtype=np.int64)
-        for k, (b, i) in enumerate(self.subject.places):
-            own = self.proofs[b].planes[i] if self.proofs[b].planes and not self.again[k] else ()
+        which = np.zeros(len(planes), dtype=np.int64)
+        for k, (own, b) in enumerate(zip(planes, regions, strict=True)):
             key = (b, *map(id, own))
             if own and key not in lists:
                 found = stated(self.subject.network, own, self.coders[b])
-                lists[key] = 1 + len(arrays) // 2 if found else 0
-                arrays |= {f"{name}.p{len(arrays) // 2}": array for name, array in found.items()}
+                arrays |= {f"{kind}.p{self.lists}": array for kind, array in found.items()}
+                self.lists += bool(found)
+                lists[key] = self.lists if found else 0
             which[k] = lists.get(key, 0)
-        return {"planes": which, **arrays} if arrays else {}
+        return {name: which, **arrays} if arrays else {}
 
     def tree(self, k: int, tree: Tree) -> dict[str, np.ndarray]:
         """The arrays of an unsafe set's tree."""
@@ -150,7 +158,8 @@ class Author:
             return {}
         found = flattened([lemma.tree for lemma in some], None, self.coders[b])
         found["target"] = np.array([(x.of[1], x.upper) for x in some], dtype=np.int64).T
-        return {f"{name}.a{i}": array for name, array in found.items()}
+        planes = self.listed(f"planes.a{i}", [lemma.planes for lemma in some], [b] * len(some))
+        return {f"{name}.a{i}": array for name, array in found.items()} | planes
 
 
 def suffixed(arrays: Mapping[str, np.ndarray], b: int) -> dict[str, np.ndarray]:

@@ -23,8 +23,8 @@ from verifier.ops.base import Activation
 from verifier.ops.relu import Hinge, ReLU
 from verifier.proof import INPUT as PROOF_INPUT
 from verifier.proof import Plane
-from verifier.search.ascent import Patterns, adam
-from verifier.search.rows import Rows
+from verifier.search.ascent import adam
+from verifier.search.neurons import NeuronSplits
 from verifier.search.segments import INPUT, Layer, Matrix, Segment, SegmentEvaluator
 from verifier.search.units import HingeLines, Units
 from verifier.types import Ball, Interval
@@ -32,6 +32,7 @@ from verifier.types import Ball, Interval
 STEPS = 60
 LINES_RATE, PLANES_RATE, DECAY = 0.1, 0.2, 0.98  # of the ascent on what chooses lines, and on T
 SHARE = 0.5  # of a plane beside the chord, at first
+GATHERED = 50  # products of single pairs of rows that take as long as one where all are multiplied
 
 
 class Raised(NamedTuple):
@@ -62,19 +63,14 @@ class Raised(NamedTuple):
 
 
 def raised(
-    exact: SegmentEvaluator,
-    graph: Graph,
-    nodes: Mapping[int, Interval],
-    rows: Rows,
-    root: Patterns,
-    enough: float,
-    deadline: float,
+    exact: SegmentEvaluator, splits: NeuronSplits, graph: Graph, nodes: Mapping[int, Interval], deadline: float
 ) -> Raised:
     """The evaluator with planes above the units that are ReLUs.
 
-    nodes: bounds of what activations read, over the whole region. root: one subdomain for each unsafe set. The planes
-    raise the sum of the sets' bounds, each up to `enough`. deadline: a time.monotonic(), when the ascent ends.
+    splits: what the planes are for: they raise the sum of the bounds of its sets, each as far as is enough. nodes:
+    bounds of what activations read, over the whole region. deadline: a time.monotonic(), when the ascent ends.
     """
+    root, enough = splits.root(), splits.enough
     layers = [layer for layer in exact.layers if layer.count and isinstance(graph.nodes[layer.activation].op, ReLU)]
     mask = torch.zeros(len(exact.units), dtype=torch.bool, device=root.l.device)
     for layer in layers:
@@ -83,7 +79,7 @@ def raised(
     l, u = exact.units.lower.unsqueeze(0), exact.units.upper.unsqueeze(0)
     chord, values = HingeLines(exact.units, l, u).chord[0], _values(exact, graph, nodes)
     planes = {layer.activation: Chosen.of(layer, chord[layer.part], values) for layer in layers}
-    fast, quick = exact.to(root.l.dtype), rows.to(root.l.dtype)
+    fast, quick = exact.to(root.l.dtype), splits.fast_rows
     relaxed, gamma = fast.units.relaxed(root.l, root.u), torch.zeros_like(root.l)
     c, d = quick.combined(root.weights, root.unsafe)
     alpha = torch.cat((root.multipliers[:, :-1], torch.full_like(gamma, SHARE).unsqueeze(1)), 1)
@@ -170,6 +166,12 @@ class Part:
         self.by_column = (self.column * self.shape[0] + self.row).argsort()
         self.moments = torch.zeros_like(self.T), torch.zeros_like(self.T)
 
+    def products(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """The products (m,) of rows (units, n) with columns (living, n) where the weights are not zero."""
+        if GATHERED * len(self.row) < math.prod(self.shape):
+            return (rows[self.row] * columns[self.column]).sum(1)
+        return (rows @ columns.T)[self.row, self.column]
+
     def matrix(self) -> Matrix:
         """R = T w."""
         R = self.T * self.weight
@@ -222,6 +224,6 @@ class Chosen:
     def move(self, pressed: Tensor, values: Mapping[int, Tensor], number: int) -> None:
         """One step of ascent on T where `pressed` (units, n) multiplies the planes, at values (living, n) by source."""
         for i, part in self.parts.items():
-            own, end = pressed[part.row], torch.where(self.above_zero[part.row], part.least, part.most)
-            slope = part.weight * (own * values[i][part.column]).sum(1) - end * own.sum(1)
+            end = torch.where(self.above_zero[part.row], part.least, part.most)
+            slope = part.weight * part.products(pressed, values[i]) - end * pressed.sum(1)[part.row]
             part.T.add_(adam(slope, *part.moments, number + 1), alpha=PLANES_RATE * DECAY**number).clamp_(0, 1)

@@ -244,7 +244,7 @@ class Records:
         made = {record: record.trees(slots, self._defaults(record, slots)) for record in records}
         trees = [made[record][i] for record, i in (self.sets[k] for k in range(count))]
         lemmas = [
-            Lemma(neuron, upper, tree)
+            Lemma(neuron, upper, tree, record.planes)
             for (neuron, upper), (record, i) in self.claims.items()
             if (tree := made[record][i]) is not None
         ]

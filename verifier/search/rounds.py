@@ -71,14 +71,14 @@ class Rounds:
         last = exhausted or late or not gained
         self.dear = room < wanted and not last
         self.patience = math.inf if last else max(PATIENCE * seconds, SHORTEST)
-        self.tightening = Tightening(MANY, seconds, self.tightening.jobs)
+        self.tightening = Tightening(MANY, seconds, self.tightening.jobs, planes=True)
         evaluator = network or for_graph(graph, region, self.nodes, units)
         close = leaf_closer(graph, region, self.nodes, units, rows)
         sizes = [len(s.C) for s in unsafe]
         start, planes, records = None, list[Plane](), self.records
         if isinstance(evaluator, SegmentEvaluator) and can_be_raised(units):
-            root = NeuronSplits(evaluator, rows, enough, steps, shortlist).root()
-            better = raised(evaluator, graph, self.nodes, rows, root, enough, self.deadline)
+            plain = NeuronSplits(evaluator, rows, enough, steps, shortlist)
+            better = raised(evaluator, plain, graph, self.nodes, self.deadline)
             evaluator, start, planes = *better[:2], [] if records is None else better.described(records.numbers)
         record = None if records is None else records.neuron_record(units, sizes, self.nodes, planes)
         # What rests on shaved ends proves a margin above zero, and no more: a proof tries without first.

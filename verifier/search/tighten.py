@@ -16,11 +16,12 @@ from torch import Tensor
 
 from verifier.graph import Graph
 from verifier.ops.base import Activation, PiecewiseLinear
+from verifier.proof import Plane
 from verifier.search.crew import Crew, Halved, halved, helpers
 from verifier.search.domain import joined
-from verifier.search.evaluator import Evaluator
 from verifier.search.neurons import NeuronSplits, Open
-from verifier.search.record import Record, Records
+from verifier.search.planes import can_be_raised, raised
+from verifier.search.record import Records
 from verifier.search.rows import Rows
 from verifier.search.segments import Matrices, SegmentEvaluator
 from verifier.search.units import Units
@@ -29,21 +30,24 @@ from verifier.types import Box, Interval
 BATCH = 256  # subdomains that are split together
 SHARED = 64  # parts, at least, that others are given
 MANY = 4 * SHARED  # parts, at least, for which others are asked at once
+RAISING = 0.5  # of a layer's time, at most, for planes
 LONG = 0.3  # seconds, at least, for a layer with whose splits others are asked to help
 WORST = 0.5  # the share of the range of a neuron's bounds in which parts are split
 
 
 @dataclass(frozen=True)
 class Tightening:
-    """rounds: of splits below a neuron, at most. seconds: for them, in equal parts for all layers.
+    """rounds: of splits below a neuron, at most. seconds: half of them in equal parts for all layers, half by neurons.
 
-    jobs: how many processes share the work. steps, shortlist: as in the search, of which there are few here: many
-    subdomains pay more than good bounds of some.
+    jobs: how many processes share the work. planes: whether planes above ReLUs are chosen for every layer, which takes
+    longer than the first splits. steps, shortlist: as in the search, of which there are few here: many subdomains pay
+    more than good bounds of some.
     """
 
     rounds: int
     seconds: float
     jobs: int = 1
+    planes: bool = False
 
     steps: int = 4
     shortlist: int = 8
@@ -63,8 +67,7 @@ class Tightening:
         nodes, units = dict(nodes), Units.none(graph)
         if not all(isinstance(n.op, PiecewiseLinear) for n in graph.nodes if isinstance(n.op, Activation)):
             return nodes, None
-        left = sum(isinstance(n.op, Activation) for n in graph.nodes) - 1  # layers with units before them
-        until = time.monotonic() + self.seconds
+        until, left = time.monotonic() + self.seconds, _undecided(graph, nodes)
         matrices, done = Matrices(graph, region), set[int]()
         for index, node in enumerate(graph.nodes):
             if not isinstance(node.op, Activation):
@@ -74,28 +77,44 @@ class Tightening:
             if len(units) and len(positions) and read not in done and time.monotonic() < deadline:
                 network = matrices.evaluator(units, read, positions)
                 now = time.monotonic()
-                share = now + max(until - now, 0.0) / max(left, 1)
+                part = (1 / len(left) + left[index] / sum(left.values())) / 2
+                share = now + max(until - now, 0.0) * part
                 if network is not None:
-                    z, record = nodes[read], None
-                    if records is not None:
-                        record = records.neuron_record(units, [1] * 2 * len(positions), dict(nodes))
-                    nodes[read] = self._tightened(network, z, positions, min(share, deadline), record)
-                    if records is not None and record is not None:
-                        records.claim(index, positions, record, z, nodes[read])
+                    z, end = nodes[read], min(share, deadline)
+                    search = self._search(graph, network, nodes, len(positions), end, records)
+                    nodes[read] = self._tightened(search, z, positions, end)
+                    if records is not None and search.record is not None:
+                        records.claim(index, positions, search.record, z, nodes[read])
             done.add(read)
-            left -= int(bool(units))
+            left.pop(index, None)
             units = units.then(graph, index, nodes[read])
             matrices.add(index, nodes[read], units)
         return nodes, matrices.evaluator(units, graph.output, torch.arange(graph.nodes[-1].size, device=graph.device))
 
-    def _tightened(
-        self, network: Evaluator, z: Interval, positions: Tensor, deadline: float, record: Record | None
-    ) -> Interval:
-        """The bounds of the network's outputs, which are the neurons of z at `positions`."""
-        eye = torch.eye(len(positions), dtype=z.lower.dtype, device=z.lower.device)
+    def _search(
+        self,
+        graph: Graph,
+        network: SegmentEvaluator,
+        nodes: Mapping[int, Interval],
+        count: int,
+        deadline: float,
+        records: Records | None,
+    ) -> NeuronSplits:
+        """The splits for the lower ends of the network's `count` outputs, and for their upper ends."""
+        eye = torch.eye(count, dtype=network.units.lower.dtype, device=graph.device)
         C = torch.cat((eye, -eye)).unsqueeze(1)
-        rows = Rows(C, C.new_zeros(len(C), 1))
-        search = NeuronSplits(network, rows, 0.0, self.steps, self.shortlist, record=record)
+        rows, start, planes, record = Rows(C, C.new_zeros(2 * count, 1)), None, list[Plane](), None
+        if self.planes and can_be_raised(network.units):
+            plain = NeuronSplits(network, rows, 0.0, self.steps, self.shortlist)
+            now = time.monotonic()
+            better = raised(network, plain, graph, nodes, now + RAISING * (deadline - now))
+            network, start, planes = *better[:2], [] if records is None else better.described(records.numbers)
+        if records is not None:
+            record = records.neuron_record(network.units, [1] * 2 * count, dict(nodes), planes)
+        return NeuronSplits(network, rows, 0.0, self.steps, self.shortlist, record=record, start=start)
+
+    def _tightened(self, search: NeuronSplits, z: Interval, positions: Tensor, deadline: float) -> Interval:
+        """The bounds of what is searched, the neurons of z at `positions`."""
         low, high = self._least(search, deadline).to(z.lower).chunk(2)
         lower, upper = z.lower.flatten().clone(), z.upper.flatten().clone()
         lower[positions] = torch.fmax(lower[positions], low)
@@ -135,6 +154,13 @@ class Tightening:
                 parts = joined([parts.select(kept), *halves])
         search.keep(parts)
         return _by_set(parts, count, "amin")
+
+
+def _undecided(graph: Graph, nodes: Mapping[int, Interval]) -> dict[int, int]:
+    """How many neurons of an activation are undecided, where some are."""
+    ops = {i: (n.op, n.inputs[0]) for i, n in enumerate(graph.nodes) if isinstance(n.op, Activation)}
+    counts = {i: int(op.unstable(nodes[read]).sum()) for i, (op, read) in ops.items()}
+    return {i: n for i, n in counts.items() if n}
 
 
 def _batches(parts: Open, chunks: Iterable[Tensor], taken: list[Tensor], deadline: float) -> Iterator[Open]:
