@@ -8,6 +8,7 @@ import torch
 from nets import random_case, samples
 
 from verifier.bounds.crown import Crown
+from verifier.search import planes
 from verifier.search.domain import outward
 from verifier.search.evaluator import Evaluator, GraphEvaluator, paid
 from verifier.search.tighten import Tightening
@@ -37,12 +38,17 @@ def test_the_matrices_that_come_with_the_bounds_are_bounded_like_the_network(see
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("sets", [None, 3, 512])
 @pytest.mark.parametrize("seed", SEEDS)
-def test_tightened_bounds_contain_samples_and_never_widen(seed: int) -> None:
+def test_tightened_bounds_contain_samples_and_never_widen(
+    seed: int, sets: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """sets: for how many rows planes are chosen, if they are."""
+    monkeypatch.setattr(planes, "SETS", sets)
     case = random_case(seed, most=12)
     box = case.prop.region.box()
     nodes = Crown()(case.graph, box, case.C.unsqueeze(0)).nodes
-    better, _ = Tightening(rounds=3, seconds=math.inf)(case.graph, box, nodes, time.monotonic() + 60)
+    better, _ = Tightening(3, math.inf, planes=sets is not None)(case.graph, box, nodes, time.monotonic() + 60)
     values = case.graph.values(samples(box.lower, box.upper, 2000)[0])
     for index, z in better.items():
         assert (z.lower >= nodes[index].lower).all() and (z.upper <= nodes[index].upper).all()

@@ -31,6 +31,7 @@ from verifier.types import Ball, Interval
 
 STEPS = 60
 LINES_RATE, PLANES_RATE, DECAY = 0.1, 0.2, 0.98  # of the ascent on what chooses lines, and on T
+SETS = 512  # at most, for which planes are chosen; others start at the mean of their multipliers
 SHARE = 0.5  # of a plane beside the chord, at first
 GATHERED = 50  # products of single pairs of rows that take as long as one where all are multiplied
 
@@ -71,6 +72,8 @@ def raised(
     bounds of what activations read, over the whole region. deadline: a time.monotonic(), when the ascent ends.
     """
     root, enough = splits.root(), splits.enough
+    count = len(root)
+    root = root.select(torch.linspace(0, count - 1, min(count, SETS), device=root.l.device).long())
     layers = [layer for layer in exact.layers if layer.count and isinstance(graph.nodes[layer.activation].op, ReLU)]
     mask = torch.zeros(len(exact.units), dtype=torch.bool, device=root.l.device)
     for layer in layers:
@@ -105,7 +108,10 @@ def raised(
     for i, plane in planes.items():
         plane.take(shares[i])
     exact = _with(exact, {i: plane.segment() for i, plane in planes.items()})
-    return Raised(exact, torch.cat((alpha, gamma.unsqueeze(1)), 1), planes)
+    start = torch.cat((alpha, gamma.unsqueeze(1)), 1)
+    every = start.mean(0, keepdim=True).repeat(count, 1, 1)
+    every[root.unsafe] = start
+    return Raised(exact, every, planes)
 
 
 def can_be_raised(units: Units) -> bool:
