@@ -36,9 +36,11 @@ those of `finer`, 0 to 65535. Side 2: to which part of a ReLU its plane takes th
 `planes`, by unsafe set: 0, or 1 + the number i of the list of planes above ReLUs that its leaves, and what else is
 bounded, may use: `unit.pi` (2, k), activations and positions, in increasing order; `share.pi`, the T of planes.py from
 0 to 255, by neuron and by what it reads with weights that are not zero: inputs, then activations in their order.
+`planes.ai`, by lemma about activation i: the same for its tree, of planes above earlier activations; 0s where absent.
 
-Distinct regions of inputs are numbered in the order in which cases first show them. Lemmas, slots and codes are by
-region: those of region b > 0 have the names of region 0's with `.b{b}` at the end, and what is absent is empty.
+Distinct regions of inputs are numbered in the order in which cases first show them. Lemmas with their planes, slots and
+codes are by region: those of region b > 0 have the names of region 0's with `.b{b}` at the end, and what is absent is
+empty.
 
 Activations are numbered in the order of the model's operators; a maximum of n values counts as n - 1 activations.
 """
