@@ -32,6 +32,7 @@ SHARED = 64  # parts, at least, that others are given
 MANY = 4 * SHARED  # parts, at least, for which others are asked at once
 RAISING = 0.5  # of a layer's time, at most, for planes
 LONG = 0.3  # seconds, at least, for a layer with whose splits others are asked to help
+LITTLE = 0.01  # of the sum of a layer's bounds: a round of splits, but for the first, that gains less is the last
 WORST = 0.5  # the share of the range of a neuron's bounds in which parts are split
 
 
@@ -125,8 +126,8 @@ class Tightening:
 
     def _least(self, search: NeuronSplits, deadline: float) -> Tensor:
         """The best bound (sets,) of every set, by splits of its worst parts for as long as there is time."""
-        parts = _bounded(search, search.root(), deadline)
-        count = len(parts)
+        parts = roots = _bounded(search, search.root(), deadline)
+        count, before = len(parts), -math.inf
 
         def step(batch: Open) -> Halved[Open]:
             answer = halved(search, batch, math.inf)
@@ -136,6 +137,10 @@ class Tightening:
         with Crew(step, helpers(self.jobs, parts.l.device)) as crew:
             for number in range(self.rounds):
                 least, most = (_by_set(parts, count, how) for how in ("amin", "amax"))
+                total = float(least.clamp(max=search.enough).sum())
+                if number > 1 and not total - before > LITTLE * -before:
+                    break
+                before = total
                 bad = parts.lower <= (least + WORST * (most - least))[parts.unsafe]
                 decided = (least > search.enough).view(2, -1).any(0).repeat(2)[parts.unsafe]  # at either end
                 going = (bad & ~decided & search.splittable(parts)).nonzero().squeeze(1)
@@ -152,6 +157,9 @@ class Tightening:
                 kept = torch.ones(len(parts), dtype=torch.bool, device=going.device)
                 kept[torch.cat(taken)] = False
                 parts = joined([parts.select(kept), *halves])
+        # Halves can be bounded worse than the whole: they have other chords, for which nobody chose lines and planes.
+        worse = _by_set(parts, count, "amin") < roots.lower
+        parts = joined([parts.select(~worse[parts.unsafe]), roots.select(worse)])
         search.keep(parts)
         return _by_set(parts, count, "amin")
 
