@@ -2,7 +2,8 @@
 
 Every figure on a card is measured on the whole test set; bounds are tried at radius 0.1. One thread, so that a recipe
 gives the same weights again on the same machine. The loop is a plain one on purpose: these stand for the networks that
-users bring, trained without this project's loop. Models made to be proved: scripts/train_robust.py.
+users bring. `verifier.train` draws its random numbers in another order and averages weights, so with it these would be
+other networks than the ones whose verdicts the README shows. Models made to be proved: scripts/train_robust.py.
 """
 
 from __future__ import annotations

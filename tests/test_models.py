@@ -83,13 +83,19 @@ def test_pgd_accuracy_is_the_cards(path):
         assert survived == pytest.approx(entry.accuracy, abs=0.02)
 
 
-def test_the_readme_tells_what_the_cards_say():
-    """Of every convolutional MNIST network: percents and minutes, "-" where none is known."""
+def readme_rows(width):
+    """The tables of models in the README with so many columns: name -> cells after the file's."""
     found = {}
     for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if len(cells) == 11 and cells[0].startswith("`models/"):
-            found[Path(cells[0].strip("`")).stem] = [float(c) if c != "-" else None for c in cells[2:]]
+        if len(cells) == width and cells[0].startswith("`models/"):
+            found[Path(cells[0].strip("`")).stem] = cells[1:]
+    return found
+
+
+def test_the_readme_tells_what_the_cards_say():
+    """Of every convolutional MNIST network: percents and minutes, "-" where none is known."""
+    found = {name: [float(c) if c != "-" else None for c in cells[1:]] for name, cells in readme_rows(11).items()}
     assert found.keys() == {name for name in NAMES if name.startswith("mnist_conv")}
     for name, row in found.items():
         card = read_card(ROOT / "models" / f"{name}.json")
@@ -101,6 +107,18 @@ def test_the_readme_tells_what_the_cards_say():
         expected = [eps, *(s if s is None else pytest.approx(100 * s) for s in shares)]
         minutes = card.recipe.cpu_minutes
         assert row == [*expected, minutes if minutes is None else pytest.approx(minutes, abs=0.051)], name
+
+
+def test_the_readme_tells_of_the_plainly_and_the_pgd_trained_models():
+    """Every model that is not in the other table is in this one: clean, under PGD at three radii, proved by CROWN."""
+    found = readme_rows(8)
+    assert found.keys() | readme_rows(11).keys() == NAMES
+    for name, (arch, _, *percents) in found.items():
+        card = read_card(ROOT / "models" / f"{name}.json")
+        proved = next(entry.accuracy for entry in card.certified if entry.method == "crown")
+        shares = [card.clean_accuracy, *(entry.accuracy for entry in card.pgd), proved]
+        assert arch == f"`{card.arch}`" and [entry.eps for entry in card.pgd] == [0.02, 0.05, 0.1]
+        assert [float(percent) for percent in percents] == pytest.approx([100 * share for share in shares], abs=0.051)
 
 
 def test_accuracy_floors():

@@ -84,10 +84,12 @@ def test_interrupted_and_resumed_it_gives_the_same_weights(tmp_path, capsys, mon
     with monkeypatch.context() as patch:
         patch.setattr(loop.Run, "_save", interrupted)
         code, out, err = run(capsys, *QUICK, "--out", parts, "--limit", 1)
-    assert code == 130 and out == ""
+    assert code == 130 and out == "" and err.count("verifier: interrupted") == 1
     assert f"interrupted after epoch 3; go on with: verifier train --out {parts} --resume" in err
     code, out, _ = run(capsys, "--out", parts, "--resume", "--limit", 1, "--json")
-    assert code == 0 and json.loads(out)["card"]["recipe"]["config"]["epochs"] == 6
+    recipe = json.loads(out)["card"]["recipe"]
+    assert code == 0 and recipe["config"]["epochs"] == 6
+    assert recipe["command"] == f"verifier train --config {parts / 'model.json'} --out DIR"
     first, second = (torch.load(folder / "model.pt", weights_only=True) for folder in (whole, parts))
     assert all(torch.equal(first[name], second[name]) for name in first)
 

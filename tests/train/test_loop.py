@@ -42,9 +42,14 @@ def epochs(run: Run, count: int) -> None:
             return
 
 
-@pytest.mark.parametrize("arch", ["mlp_32", "conv_tiny"])
+@pytest.mark.parametrize("arch", ["mlp_32", "conv_tiny", "cnn7"])
 def test_resume_is_exact(data, tmp_path, arch):
+    """With shifts in conv_tiny; in cnn7, with the statistics of BatchNorm, the regularisers and steps of the rate."""
     config = dataclasses.replace(CONFIG, arch=arch, shift=1 if arch == "conv_tiny" else 0, l1=1e-6, averaging=0.9)
+    if arch == "cnn7":
+        data = dataclasses.replace(data, images=data.images[:8], labels=data.labels[:8])
+        config = dataclasses.replace(config, batch_size=4, decay="steps", milestones=(3,), initialisation="ibp",
+                                     regularise=0.5)  # fmt: skip
     torch.manual_seed(123)  # must not matter
     straight = train(config, data)
     epochs(Run(config, data, tmp_path), 2)
@@ -293,3 +298,12 @@ def test_unlabelled_images_take_part(data, tmp_path):
     np.savez(tmp_path / "other.npz", images=np.zeros((3, 5), np.float32), labels=np.zeros(3, int))
     with pytest.raises(InputError, match="have the shape"):
         train(dataclasses.replace(config, unlabelled=str(tmp_path / "other.npz")), data)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_trains_the_same_network(data):
+    """The same batches, noise and schedules; only rounding differs."""
+    here, there = Run(CONFIG, data), Run(CONFIG, data, device="cuda")
+    for a, b in zip(here, there, strict=True):
+        assert (a.eps, a.lr) == (b.eps, b.lr) and a.loss == pytest.approx(b.loss, rel=0.05)
+    assert there.model(data.images).argmax(1).eq(here.model(data.images).argmax(1)).double().mean() > 0.9

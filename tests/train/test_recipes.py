@@ -9,8 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from verifier.data import Dataset
-from verifier.train.config import parse_config
+from verifier.data import Dataset, load_dataset
+from verifier.load import load
+from verifier.load.torch import TorchRunner
+from verifier.train.config import Config, parse_config
+from verifier.train.evaluate import evaluate
+from verifier.train.finish import finish
 from verifier.train.loop import Run
 from verifier.zoo import build, read_card
 
@@ -69,3 +73,18 @@ def test_a_plain_model_is_made_again(tmp_path):
     measured = {name: getattr(card, name) for name in ("clean_accuracy", "pgd", "certified", "sha256", "producer")}
     recipe = dataclasses.replace(again.recipe, cpu_minutes=card.recipe.cpu_minutes)
     assert dataclasses.replace(again, recipe=recipe, **measured) == card
+
+
+def test_rounded_weights_are_a_model_of_their_own(tmp_path):
+    """What is written in float16 is what was measured: read back, it is as accurate, and proves the same images."""
+    config = Config("digits", "mlp_32", "ibp", 0.03, epochs=5, batch_size=64, lr=5e-3, averaging=0.9)
+    run, test = Run(config, load_dataset("digits", "train")), load_dataset("digits", "test")
+    list(run)
+    card, evaluation = finish(run, tmp_path / "half.pt", test, None, "none", half=True)
+    state = torch.load(tmp_path / "half.pt", weights_only=True)
+    assert all(value.dtype == torch.float16 for value in state.values())
+    assert not all(torch.equal(v.float(), p) for v, p in zip(state.values(), run.model.parameters(), strict=True))
+    read = load(tmp_path / "half.pt")
+    assert read.card is not None and read.card.sha256 == card.sha256 and isinstance(read.native, TorchRunner)
+    assert evaluate(read.native.module, test, 0.03) == evaluation
+    assert 0 < evaluation.certified["interval"] < evaluation.clean

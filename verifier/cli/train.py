@@ -9,22 +9,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TextIO
+from typing import TYPE_CHECKING, Any
 
 from verifier.cli import options
+from verifier.cli.epochs import train
 from verifier.cli.output import print_json, print_table, progress
 from verifier.errors import InputError
 
 if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
-
     from verifier.data import Dataset
     from verifier.train.config import Config
     from verifier.train.evaluate import Evaluation
-    from verifier.train.loop import EpochReport, Run
+    from verifier.train.loop import Run
 
 DESCRIPTION = "Train a network that can be proved robust, certify it on the test set, and write its model card."
-EPILOG = "Several processes: `torchrun --nproc-per-node N -m verifier train ...`. Exit codes: 0 trained, 2 error."
+EPILOG = (
+    "Several processes: `torchrun --nproc-per-node N -m verifier train ...`. "
+    "Exit codes: 0 trained, 2 error, 130 stopped by Ctrl-C."
+)
 REQUIRED = {"dataset": None, "arch": "conv_small", "method": None, "eps": None}
 PROVED_BY = {
     "interval": "proved by intervals",
@@ -132,7 +134,7 @@ def writing_to(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def telling_the_way_on(training: Run, folder: Path) -> Iterator[None]:
-    """One line on stderr when the run is interrupted."""
+    """One line on stderr, and the end of the process, when the run is interrupted."""
     try:
         yield
     except KeyboardInterrupt:
@@ -140,7 +142,7 @@ def telling_the_way_on(training: Run, folder: Path) -> Iterator[None]:
             done = f"after epoch {training.epoch}" if training.epoch else "before the first epoch was done"
             way_on = f"; go on with: verifier train --out {folder} --resume" if training.epoch else ""
             print(f"verifier: interrupted {done}{way_on}", file=sys.stderr)
-        raise
+        raise SystemExit(options.INTERRUPTED) from None
 
 
 def configuration(args: argparse.Namespace) -> Config:
@@ -182,87 +184,6 @@ def _assign(raw: dict[str, Any], name: str, text: str) -> None:
         raw[name] = value
 
 
-def train(args: argparse.Namespace, training: Run, folder: Path) -> None:
-    """Run the epochs, one line each on stderr and in log.jsonl."""
-    from verifier.train.workers import Workers
-
-    if Workers.current().rank != 0:
-        for _ in training:
-            pass
-        return
-    if sum(training.config.growth) > training.config.epochs and not (args.quiet or args.json):
-        print("note: the radius still grows when training ends; set a shorter warm_up or ramp", file=sys.stderr)
-    board = tensorboard(folder) if args.tensorboard else None
-    try:
-        with log_file(folder / "log.jsonl", args.resume) as log, Display(args, training) as display:
-            for report in training:
-                log.write(json.dumps(asdict(report)) + "\n")
-                log.flush()
-                if board is not None:
-                    for name, value in asdict(report).items():
-                        board.add_scalar(name, value, report.epoch)
-                display.show(report)
-    finally:
-        if board is not None:
-            board.close()
-
-
-def log_file(path: Path, resume: bool) -> TextIO:
-    """The open log: empty, or with the whole lines of the run that goes on."""
-    kept = path.read_text(encoding="utf-8").rpartition("\n")[0] if resume and path.exists() else ""
-    file = path.open("w", encoding="utf-8")
-    file.write(kept and kept + "\n")
-    return file
-
-
-class Display:
-    """A line for every epoch on stderr, over a live bar on a terminal. Nothing with --quiet or --json."""
-
-    def __init__(self, args: argparse.Namespace, training: Run) -> None:
-        self.silent, self.training = args.quiet or args.json, training
-        self.live: Any = None
-
-    def __enter__(self) -> Self:
-        if not self.silent and sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import Progress
-
-            self.live = Progress(console=Console(stderr=True), transient=True)
-            self.live.start()
-            self.live.add_task("epochs", total=self.training.config.epochs, completed=self.training.epoch)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.live is not None:
-            self.live.stop()
-
-    def show(self, report: EpochReport) -> None:
-        """Take in an epoch."""
-        if self.live is not None:
-            self.live.console.print(epoch_line(report), markup=False, highlight=False, soft_wrap=True)
-            self.live.update(self.live.task_ids[0], completed=report.epoch)
-        elif not self.silent:
-            print(epoch_line(report), file=sys.stderr, flush=True)
-
-
-def tensorboard(folder: Path) -> SummaryWriter:
-    """A writer of TensorBoard's event files. Raises InputError when the optional package is missing."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise InputError('--tensorboard needs an optional package: pip install "verifier[tensorboard]"') from None
-    return SummaryWriter(folder / "tensorboard")
-
-
-def epoch_line(report: EpochReport) -> str:
-    width = len(str(report.epochs))
-    return (
-        f"epoch {report.epoch:{width}d}/{report.epochs}  loss {report.loss:.4g}  eps {report.eps:.4g}  "
-        f"clean {report.clean:.1%}  attacked {report.attacked:.1%}  certified {report.certified:.1%}  "
-        f"{report.images_per_second:.0f} images/s"
-    )
-
-
 def certify(args: argparse.Namespace, training: Run, folder: Path, test: Dataset) -> None:
     """Evaluate the model, write weights and card, and print what was proved."""
     from verifier.train.card import certified
@@ -271,7 +192,10 @@ def certify(args: argparse.Namespace, training: Run, folder: Path, test: Dataset
     config, weights = training.config, folder / "model.pt"
     if sys.stderr.isatty() and not (args.quiet or args.json):
         print(f"certifying {len(test)} test images of {test.name}", file=sys.stderr, flush=True)
-    card, evaluation = finish(training, weights, test, args.timeout, args.command_line, args.test, progress(args))
+    # A command that goes on with a run repeats none; the configuration in the card does.
+    again = f"verifier train --config {weights.with_suffix('.json')} --out DIR"
+    command = again if args.resume else args.command_line
+    card, evaluation = finish(training, weights, test, args.timeout, command, args.test, progress(args))
     if args.json:
         record = {"command": "train", "model": str(weights), "sha256": card.sha256, "images": evaluation.images}
         print_json({**record, "seconds": training.seconds, "card": asdict(card)})

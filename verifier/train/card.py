@@ -40,14 +40,19 @@ def write_model(
     recipe: Recipe,
     evaluation: Evaluation,
     attacked: tuple[PgdAccuracy, ...] = (),
+    dtype: torch.dtype = torch.float32,
 ) -> ModelCard:
     """Write the weights and the card beside them.
 
     dataset: the name that loads it; evaluation: what was found on its test split; attacked: accuracies at other radii.
-    Raises InputError when the weights cannot be written.
+    dtype: of the numbers in the file, which must hold the weights exactly. Raises InputError when the weights cannot be
+    written.
     """
+    state = model.state_dict()
+    for name, value in state.items():
+        state[name] = value.to(dtype) if value.is_floating_point() else value
     try:
-        torch.save(model.state_dict(), weights)
+        torch.save(state, weights)
     except (OSError, RuntimeError) as error:  # of a full disk, torch tells as a RuntimeError about positions
         weights.unlink(missing_ok=True)
         raise InputError(f"{weights}: the weights cannot be written; is there room, and a right to write?") from error

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
+
+import torch
 
 from verifier.data import Dataset
 from verifier.train.card import recipe, write_model
@@ -21,15 +24,21 @@ def finish(
     command: str,
     dataset: str | None = None,
     report: Callable[[str], None] | None = None,
+    half: bool = False,
 ) -> tuple[ModelCard, Evaluation]:
     """Certify what `run` trained on every image of `test`, and write `weights` with the card beside it.
 
     timeout: seconds of branch and bound for every image that bounds leave open, None for none at all. command: what
     repeats the run, for the card. dataset: what loads `test`, None where that is the run's. report: see `evaluate`.
+    half: round the weights to float16, for a file of half the size; the rounded model, which computes in float32, is
+    what is certified.
     """
     config, model = run.config, run.model
-    decide = None if timeout is None else complete(run.model, test, config.eps, timeout)
+    if half:
+        model = model.half().float()
+    decide = None if timeout is None else complete(copy.deepcopy(model), test, config.eps, timeout)
     evaluation = evaluate(model, test, config.eps, complete=decide, timeout=timeout, device=run.device, report=report)
     made = recipe(config, run.batch_size, run.seconds, command)
     name = config.dataset if dataset is None else dataset
-    return write_model(model.cpu(), weights, config.arch, name, test, made, evaluation), evaluation
+    dtype = torch.float16 if half else torch.float32
+    return write_model(model.cpu(), weights, config.arch, name, test, made, evaluation, dtype=dtype), evaluation
