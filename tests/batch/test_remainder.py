@@ -13,7 +13,7 @@ from verifier.attack.hunt import Hunt
 from verifier.attack.pgd import AttackResult
 from verifier.batch import hunting, remainder
 from verifier.batch.problem import Problem
-from verifier.batch.records import FALSIFIED, Case
+from verifier.batch.records import FALSIFIED, UNKNOWN, Case
 from verifier.batch.remainder import search
 from verifier.data import Dataset
 from verifier.strategy import Settings, verify
@@ -31,28 +31,41 @@ def test_a_search_hunts_before_it_splits_and_says_what_verify_says() -> None:
         assert record.verdict == verify(problem.subject, problem.property(record.case)).verdict.name
 
 
-def test_a_hunt_that_gains_no_more_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+@dataclass(frozen=True)
+class Unlucky:
+    """Finds nothing but a corner, until the seed `lucky`. margins: what it says of this corner, by seed."""
+
+    margins: tuple[float, ...]
+    lucky: int | None
+    begun: list[int]
+    seed: int = -1
+
+    def __call__(self, *args) -> Iterator[AttackResult]:
+        self.begun.append(self.seed)
+        while self.seed != self.lucky:
+            yield AttackResult(args[1].lower, torch.tensor([self.margins[self.seed]]))
+        yield from Hunt(seed=self.seed)(*args)
+
+
+@pytest.mark.parametrize(
+    ("margins", "lucky", "seeds"),
+    [
+        ((1e-3, 8e-4, 7e-4), 3, {0, 1, 2, 3}),  # every hunt comes nearer, the last one is lucky
+        ((1e-3, 1e-3), None, {0, 1}),  # two agree
+        ((9.0,), None, {0}),  # far from zero
+    ],
+)
+def test_hunts_begin_anew_near_zero_and_as_long_as_that_gains(
+    monkeypatch: pytest.MonkeyPatch, margins: tuple[float, ...], lucky: int | None, seeds: set[int]
+) -> None:
     generator = torch.Generator().manual_seed(0)
     graph = mlp(generator, (30, 20, 20, 3))
     x = torch.rand(8, 30, generator=generator)
     problem = Problem(Native(graph), Dataset("tiny", x, graph.to(torch.float32)(x).argmax(1), 3))
-    begun = []
-
-    @dataclass(frozen=True)
-    class Unlucky:
-        """Finds nothing but the centre, until the fourth seed."""
-
-        seed: int
-
-        def __call__(self, *args) -> Iterator[AttackResult]:
-            begun.append(self.seed)
-            while self.seed < 4:
-                yield AttackResult(args[1].project(args[1].center), torch.tensor([1e-3]))
-            yield from Hunt(seed=self.seed)(*args)
-
     hunted = [search(problem, Case(i, "0.3"), Settings(timeout=200), remainder.HUNT) for i in range(8)]
     [first, *_] = [record.case for record in hunted if record.stage == "hunt" and record.verdict == FALSIFIED]
-    monkeypatch.setattr(hunting, "Hunt", Unlucky)
-    monkeypatch.setattr(hunting, "NEAR", 0.0)  # no descents by linear programs
+    begun: list[int] = []
+    monkeypatch.setattr(hunting, "Hunt", lambda seed: Unlucky(margins, lucky, begun, seed))
+    monkeypatch.setattr(hunting, "applies", lambda *_: False)  # no descents by linear programs
     found = search(problem, first, Settings(timeout=200), remainder.HUNT)
-    assert found.verdict == FALSIFIED and found.stage == "hunt" and set(begun) == {0, 1, 2, 3, 4}
+    assert found.verdict == (UNKNOWN if lucky is None else FALSIFIED) and set(begun) == seeds

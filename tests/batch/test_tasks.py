@@ -56,10 +56,11 @@ def test_a_pace_is_that_of_the_work_alone(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_short_search_is_longer_on_a_busy_machine(
     seconds: float, limit: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    limits = []
+    limits, seeds = [], []
 
     def search(problem: Problem, case: Case, settings: Settings) -> Record:
         limits.append(settings.timeout)
+        seeds.append(settings.seed)
         return Record(case.index, case.eps, 0, 0, UNKNOWN, "", 0.0)
 
     monkeypatch.setattr(remainder, "search", search)
@@ -68,3 +69,4 @@ def test_a_short_search_is_longer_on_a_busy_machine(
     for kind in (Pass.SHORT, Pass.LONG):
         list(answer(Task((Case(0, "0.1"),), kind, seconds)))
     assert limits == pytest.approx([limit, seconds], rel=1e-3)
+    assert seeds[0] != seeds[1]  # a second search hunts elsewhere

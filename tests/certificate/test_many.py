@@ -12,6 +12,7 @@ from certified import onnx_bytes
 from nets import mlp
 from onnx import helper
 
+from verifier.bounds.interval import IntervalBounds
 from verifier.certificate import checker
 from verifier.certificate.many import Claims, Together
 from verifier.certificate.properties import read_property
@@ -21,6 +22,7 @@ from verifier.graph import Graph, GraphBuilder
 from verifier.ops.affine import Linear
 from verifier.ops.smooth import Sigmoid
 from verifier.spec.robustness import local_robustness
+from verifier.types import Box
 
 CLASSES, INPUTS, COUNT = 4, 6, 9
 EPS = (Fraction(1, 20), Fraction(1, 3), Fraction(0))
@@ -55,21 +57,21 @@ def test_texts_and_boxes_are_those_of_single_claims(eps: Fraction) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_margins_are_those_that_the_checker_finds(seed: int) -> None:
-    """Rightly classified inputs are proved by both, in exact arithmetic as well; none of the others is."""
+    """Rightly classified inputs are proved by all ways, in exact arithmetic as well; none of the others is."""
     graph, eps = network(seed), Fraction(1, 100)
     x, _ = drawn(seed)
     outputs = graph.to(torch.float64)(torch.from_numpy(x).double())
     labels = outputs.argmax(1).tolist()
     labels[0] = int(outputs[0].argmin())  # wrong
     made, together = Claims.around(x, labels, eps, CLASSES, (0.0, 1.0)), Together(onnx_bytes(graph))
-    assert len(together.refinements) == 2
+    assert len(together.ways) == 3
     proved = 0
-    for refine in together.refinements:
-        bounds, unstable = together.bounds(made, refine)
+    for way in together.ways:
+        bounds, unstable = together.bounds(made, way)
         assert bounds.shape == (COUNT, CLASSES - 1) and unstable.shape == (COUNT, 2)
         assert not bounds[0].min() > 0
         for i, margin in enumerate(bounds.min(axis=1).tolist()):
-            content, statement = together.certificate(made, i, refine)
+            content, statement = together.certificate(made, i, way)
             if not margin > 0:
                 with pytest.raises(CertificateError, match="not proved"):
                     together.checked(content, statement)
@@ -81,9 +83,20 @@ def test_margins_are_those_that_the_checker_finds(seed: int) -> None:
     assert proved > COUNT
 
 
+def test_flat_lines_prove_what_intervals_prove() -> None:
+    """Of lines of slope zero at the last activation nothing but the interval of its outputs is left."""
+    graph, eps = network(), Fraction(1, 50)
+    made, together = claims(eps), Together(onnx_bytes(graph))
+    [flat] = [way for way in together.ways if way.flat]
+    bounds, _ = together.bounds(made, flat)
+    box = Box(torch.from_numpy(made.lower), torch.from_numpy(made.upper))
+    intervals = IntervalBounds()(graph.to(torch.float64), box, torch.from_numpy(made.rows)).lower
+    assert bounds == pytest.approx(intervals.numpy(), abs=1e-4) and (bounds <= intervals.numpy()).all()
+
+
 def test_a_certificate_is_about_its_own_files() -> None:
     together, made = Together(onnx_bytes(network())), claims(Fraction(0))
-    content, _ = together.certificate(made, 0, together.refinements[0])
+    content, _ = together.certificate(made, 0, together.ways[0])
     with pytest.raises(CertificateError, match="another"):
         together.checked(content, made.statement(1))
     with pytest.raises(CertificateError, match="another"):
@@ -96,7 +109,7 @@ def test_what_may_overflow_is_not_proved() -> None:
     x = builder.add(Linear(torch.full((CLASSES, INPUTS), 1e38), torch.zeros(CLASSES)), 0)
     builder.add(Linear(torch.full((CLASSES, CLASSES), 1e38), torch.zeros(CLASSES)), x)
     together = Together(onnx_bytes(builder.finish()))
-    bounds, _ = together.bounds(claims(Fraction(1, 20)), together.refinements[-1])
+    bounds, _ = together.bounds(claims(Fraction(1, 20)), together.ways[-1])
     assert np.isnan(bounds).all()
 
 
@@ -110,9 +123,9 @@ def test_claims_about_smooth_networks_are_real() -> None:
     together, (x, _) = Together(onnx_bytes(graph)), drawn()
     labels = graph.to(torch.float64)(torch.from_numpy(x).double()).argmax(1).tolist()
     made = Claims.around(x, labels, Fraction(1, 1000), CLASSES, (0.0, 1.0))
-    bounds, _ = together.bounds(made, together.refinements[-1])
+    bounds, _ = together.bounds(made, together.ways[-1])
     best = int(bounds.min(axis=1).argmax())
-    accepted = together.checked(*together.certificate(made, best, together.refinements[-1]))
+    accepted = together.checked(*together.certificate(made, best, together.ways[-1]))
     assert accepted.semantics == "real" and accepted.margin > 0
 
 

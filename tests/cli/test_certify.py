@@ -136,7 +136,7 @@ def test_ctrl_c_drains_and_prints_how_to_go_on(run: Run, folder: Path, monkeypat
 
     monkeypatch.setattr(workers, "serve", interrupted)
     code, out, err = run(*KNOWN, "--eps", "0.2", "--batch", "1")
-    assert code == 130 and "of the first 1 of 2 data images" in out
+    assert code == 130 and "of the 1 of 2 data images with an answer" in out
     command = "certify known.onnx --dataset data.npz --journal a.jsonl --jobs 1 --eps 0.2 --batch 1 --resume"
     assert err.splitlines()[0].startswith("Ctrl-C: finishing") and err.endswith(f"go on with: verifier {command}\n")
     assert asked[1:] == [None] and signal.getsignal(signal.SIGINT) is before
@@ -153,7 +153,7 @@ def test_a_second_ctrl_c_stops_at_once(run: Run, folder: Path, monkeypatch: pyte
 
     monkeypatch.setattr(workers, "serve", interrupted)
     code, out, err = run(*KNOWN, "--eps", "0.2")
-    assert code == 130 and "go on with: verifier certify" in err and "of the first 0 of 2" in out
+    assert code == 130 and "go on with: verifier certify" in err and "2 have no answer yet" in out
 
 
 # kill -9 of the parent and of its workers, at random moments of a real run.

@@ -33,6 +33,12 @@ def test_counts_rate_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shown.line() == "4/10 inputs: 3 VERIFIED, 1 FALSIFIED"
     shown.work.tally.done, now = 6, 4.0
     assert shown.line() == "6/10 inputs, 0.5/s, 0:08 left: 3 VERIFIED, 1 FALSIFIED"
+    now = 5.0
+    shown.show([RECORD])
+    now = 105.0
+    shown.show([RECORD])
+    shown.work.tally.done = 7
+    assert shown.line() == "7/10 inputs, 0.0/s, 5:00 left: 3 VERIFIED, 1 FALSIFIED"  # the rate of late
 
 
 def test_plain_lines_come_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

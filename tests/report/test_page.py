@@ -49,7 +49,9 @@ def test_the_summary_counts(results: Results) -> None:
     assert [(p.eps, p.verified, p.falsified, p.undecided) for p in total.points] == [("0.1", 4, 2, 1), ("0.2", 2, 3, 2)]
     assert total.attacked == (6, 5) and total.undecided == 3
     assert total.table()[1][0] == ("0.1", "85.71 %", "85.71 %", "57.14 %", "28.57 %", "14.29 %")
-    assert "first 7 of 8 digits" in total.sentence() and "4 (57.14 %) within 0.1 to 2 (28.57 %)" in total.sentence()
+    assert "of the 7 of 8 digits images with an answer" in total.sentence()
+    assert "4 (57.14 %) within 0.1 to 2 (28.57 %)" in total.sentence()
+    assert total.sentence().endswith(", up to 2 are undecided at some radius, 1 have no answer yet.")
     assert total.record()["radii"][1] == {"eps": "0.2", "verified": 2, "falsified": 3, "undecided": 2, "attack": 5}
 
 

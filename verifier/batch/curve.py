@@ -11,6 +11,7 @@ from verifier.errors import InputError
 from verifier.spec.robustness import parse_eps
 
 MOST_RADII = 10_000
+HUNTED = 2  # so many positions that hunts broke, below what attacks had left, make a step one longer
 
 
 def parse_radii(text: str) -> tuple[str, ...]:
@@ -64,12 +65,12 @@ class Bisection:
         """A position whose answer tells most; None when there is no more to learn.
 
         Where attacks have been, the last one that they left: proofs near the limit are dear, and the one there serves
-        all below it. If it is broken after all, further and further below. Above the positions asked in vain only a
-        counterexample is looked for, below them only a proof.
+        all below it. If hunts break it after all, which is cheap, further below, in steps that grow with the way. Above
+        the positions asked in vain only a counterexample is looked for, below them only a proof.
         """
         low, high = self.verified + 1, min([self.falsified, *self.unknown])
         if low < high:
-            middle, below = (low + high - 1) // 2, max(0, self.resisted + 1 - high)
+            middle, below = (low + high - 1) // 2, max(0, self.resisted + 1 - high) // HUNTED
             return middle if self.unknown or self.resisted < 0 else max(middle, high - 1 - below)
         low, high = max([self.verified, *self.unknown]) + 1, self.falsified
         return (low + high) // 2 if low < high else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,7 +21,7 @@ from verifier.batch.problem import Batch, Problem
 from verifier.batch.records import FALSIFIED, UNKNOWN, VERIFIED, Case, Record, encoded
 from verifier.batch.remainder import HUNT, search
 from verifier.certificate.claim import certificate
-from verifier.certificate.many import Claims, Together
+from verifier.certificate.many import Claims, Together, Way
 from verifier.certificate.statement import vnnlib
 from verifier.certified import verify_certified
 from verifier.errors import CertificateError, ModelError, SpecificationError
@@ -31,6 +32,7 @@ from verifier.strategy import Settings
 
 MODEL = "model.onnx"
 CHECKING = 0.15  # of the time of a search, what is kept for writing and checking its certificate
+LIMIT = re.compile(r"time limit of \S+ s")  # as reasons name it: that of a search is only a part of the case's own
 PROBE = 4  # cases that tell whether bounds by intervals alone are worth trying on the others
 Files = tuple[bytes, bytes]  # a certificate, and the statement that it is about
 
@@ -41,7 +43,7 @@ class Flat:
 
     claims: Claims
     place: int
-    refine: tuple[int, ...]
+    way: Way
     margin: float
 
 
@@ -88,25 +90,25 @@ class Evidence:
         return np.concatenate(margins), unstable
 
     def _at(self, eps: str, cases: list[Case]) -> tuple[np.ndarray, list[tuple[int, ...]]]:
-        """The same for cases of one radius: by intervals where these prove some of the first, and refined."""
+        """The same for cases of one radius: by cheap ways where these prove some of the first, and by the best one."""
         data, index = self.problem.data, [case.index for case in cases]
         classes = math.prod(self.problem.subject.graph.output_shape)
         x, labels = data.images[index].flatten(1).numpy(), data.labels[index].tolist()
         claims = Claims.around(x, labels, parse_eps(eps), classes, (data.lower, data.upper))
         margins = np.full((len(cases), classes - 1), np.nan)
         unstable: list[tuple[int, ...]] = [()] * len(cases)
-        *quick, full = self.together.refinements
-        for refine in (*quick, full):
+        *quick, full = self.together.ways
+        for way in (*quick, full):
             left = np.nonzero(~(margins > 0).all(axis=1))[0]
-            for some in (left,) if refine == full else (left[:PROBE], left[PROBE:]):
+            for some in (left,) if way == full else (left[:PROBE], left[PROBE:]):
                 if not len(some):
                     continue
-                margins[some], counts = self.together.bounds(claims.part(some), refine)
+                margins[some], counts = self.together.bounds(claims.part(some), way)
                 proved = (margins[some] > 0).all(axis=1)
                 for i, own in zip(some.tolist(), counts.tolist(), strict=True):
                     unstable[i] = tuple(own)
                 for i in some[proved].tolist():
-                    self.flat[cases[i]] = Flat(claims, i, refine, float(margins[i].min()))
+                    self.flat[cases[i]] = Flat(claims, i, way, float(margins[i].min()))
                 if not proved.any():
                     break
         return margins, unstable
@@ -153,7 +155,7 @@ class Evidence:
             files[case] = made.content, made.statement
             return float(made.accepted.margin)
         if first or self.folder is not None:
-            files[case] = self.together.certificate(flat.claims, flat.place, flat.refine)
+            files[case] = self.together.certificate(flat.claims, flat.place, flat.way)
         return float(self.together.checked(*files[case]).margin) if first else flat.margin
 
     def of_search(self, case: Case, settings: Settings) -> Record:
@@ -166,8 +168,8 @@ class Evidence:
         if hunted.verdict == FALSIFIED or left <= 0:
             return hunted if hunted.verdict == FALSIFIED else replace(hunted, verdict=UNKNOWN)
         cheap = hunted.found is not None and hunted.proved is not None and hunted.found > -hunted.proved
-        settings = replace(settings, timeout=left / (1 + CHECKING), attacked=True, float32=cheap)
-        certified = verify_certified(self.model, self.problem.property(case), settings)
+        rest = replace(settings, timeout=left / (1 + CHECKING), attacked=True, float32=cheap)
+        certified = verify_certified(self.model, self.problem.property(case), rest)
         result, stages = certified.result, dict(hunted.stages)
         for stage in result.stages:
             stages[stage.name] = stages.get(stage.name, 0.0) + stage.seconds
@@ -184,7 +186,7 @@ class Evidence:
             seconds=sum(stages.values()),
             proved=proved if math.isfinite(proved) else None,
             found=found if math.isfinite(found) else None,
-            reason=result.reason,
+            reason=LIMIT.sub(f"time limit of {settings.timeout:g} s", result.reason),
             stages=stages,
             point=encoded(point) if result.verdict.name == FALSIFIED and point is not None else None,
         )

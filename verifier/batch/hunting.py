@@ -19,9 +19,7 @@ from verifier.strategy import Question
 
 SHARE, NEAR_SHARE = 0.1, 0.4  # of the time left, for all sets, and for those where a margin near zero was found
 NEAR = 0.1  # of what the bound lies below zero: less than that above zero is near
-NEAR_HUNTS = 4  # that many hunts in a set may take the larger share
-PATIENCE, NEAR_PATIENCE = 2, 4  # a hunt goes on while that many rounds take this share off the least margin:
-PROGRESS = 0.1
+PATIENCE, PROGRESS = 2, 0.1  # a hunt goes on while that many rounds take this share off the least margin
 
 
 @dataclass(eq=False)
@@ -49,7 +47,7 @@ class Target:
     @property
     def gains(self) -> bool:
         """Whether the last rounds were worth their time."""
-        before = self.margins[: -(NEAR_PATIENCE if self.near else PATIENCE)]
+        before = self.margins[:-PATIENCE]
         return not before or self.margin <= (1 - PROGRESS) * before[-1]
 
 
@@ -57,14 +55,17 @@ def hunt(question: Question) -> None:
     """Hunt in the open unsafe sets, mostly in the one that came nearest, for a share of the time.
 
     What cheap bounds and short attacks leave open is close to the limit on either side; a tree of splits seldom meets
-    a needle. Where rounds gain no more a hunt begins anew from other points, as long as there is time.
+    a needle. Where rounds gain no more near zero, a hunt begins anew from other points, and again as long as that
+    gains: hunts that end at the same margin have most likely found the least one.
     """
     began, left = time.monotonic(), question.remaining
     until, longer = began + SHARE * left, began + NEAR_SHARE * left
     limits = dict.fromkeys(question.open_sets, until)
-    for hunts in count(1):
-        left_over = _hunted(question, limits, question.settings.seed + hunts - 1, longer)
-        limits = {t.number: longer if t.near and hunts < NEAR_HUNTS else until for t in left_over}
+    least = dict.fromkeys(limits, math.inf)
+    for seed in count(question.settings.seed):
+        near = [target for target in _hunted(question, limits, seed, longer) if target.near]
+        limits = {t.number: longer for t in near if t.margin <= (1 - PROGRESS) * least[t.number]}
+        least |= {t.number: t.margin for t in near}
         if question.decided or not limits:
             return
 

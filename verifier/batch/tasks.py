@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from verifier.load import Model
     from verifier.strategy import Settings
 
+ANEW = 1 << 20  # added to the seed where a case is searched again: the same hunts would find the same
+
 
 @dataclass(frozen=True)
 class Workplace:
@@ -114,7 +116,8 @@ class Answering:
         from verifier.batch.remainder import search
 
         limit = min(SHORT * self.pace.slowness, task.seconds) if task.kind is Pass.SHORT else task.seconds
-        settings, evidence = replace(self.settings, timeout=limit), self.evidence
+        seed = self.settings.seed + (ANEW if task.kind is Pass.LONG else 0)
+        settings, evidence = replace(self.settings, timeout=limit, seed=seed), self.evidence
         if task.kind is Pass.ATTACK:
             attacks = {name: STAGES[name] for name in ATTACKING}
             return cascade(self.problem, task.cases, self.method, time.monotonic() + task.seconds, attacks)

@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,7 +25,7 @@ from verifier.certificate.statement import declared, side_of, violated
 from verifier.certificate.trees import unpack
 from verifier.certificate.writer import Subject, inexact, read_model, written
 from verifier.errors import CertificateError
-from verifier.proof import Leaf, Proof
+from verifier.proof import Leaf, Neuron, Proof
 from verifier.spec.property import Property
 from verifier.spec.robustness import ball, local_robustness
 
@@ -94,6 +95,14 @@ def _names(count: int) -> np.ndarray:
     return np.array([f"X_{i}" for i in range(count)], dtype=object)
 
 
+class Way(NamedTuple):
+    """How claims are bounded. refine: as in a certificate's header. flat: whether the lines of the last activation have
+    slope zero, so that intervals of its outputs are what is left: better where training was by intervals."""
+
+    refine: tuple[int, ...]
+    flat: bool = False
+
+
 class Together:
     """Certifies many claims about one model."""
 
@@ -108,29 +117,44 @@ class Together:
         self.semantics = "real" if smooth or self.network.double else "float32"
 
     @functools.cached_property
-    def refinements(self) -> list[tuple[int, ...]]:
-        """Ways to bound, cheap ones first: by activation, whether bounds of its inputs are refined, and how."""
+    def ways(self) -> list[Way]:
+        """Ways to bound, cheap ones first: on intervals of the hidden neurons, and on refined ones."""
         size = self.network.nodes[1].size
         nothing = [Fraction(0)] * size
         case = Case(Region(nothing, nothing, None), np.zeros((0, self.network.output.size), dtype=object), [])
         every = tuple(PARALLEL * wide for wide in inexact(self.network, [case]))
-        return [tuple(0 for _ in every), every] if any(every) else [every]
+        if not any(every):
+            return [Way(every)]
+        none = tuple(0 for _ in every)
+        return [Way(none), *([Way(none, flat=True)] if self.slots else []), Way(every)]
 
-    def bounds(self, claims: Claims, refine: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    @functools.cached_property
+    def slots(self) -> list[tuple[Neuron, int]]:
+        """The lines of the last activation, if a certificate can state that their slope is zero."""
+        number = len(self.network.activations) - 1
+        node = self.network.nodes[self.network.activations[number]]
+        if node.curve is not None or min(node.slopes) != 0:
+            return []
+        return [((number, i), side) for side in (0, 1) for i in range(node.size)]
+
+    def bounds(self, claims: Claims, way: Way) -> tuple[np.ndarray, np.ndarray]:
         """Lower bounds of the rows of claims, (d, classes - 1), NaN where there are none; and by activation how many
         of its inputs are unstable, (d, activations)."""
         most = max(int(np.prod(node.shape[:3])) for node in self.network.nodes)
         step = max(1, MOST_READ // most)
-        parts = [self._bounds(claims.part(slice(i, i + step)), refine) for i in range(0, len(claims.labels), step)]
+        parts = [self._bounds(claims.part(slice(i, i + step)), way) for i in range(0, len(claims.labels), step)]
         found, unstable = zip(*parts, strict=True)
         return np.concatenate(found), np.concatenate(unstable)
 
-    def _bounds(self, claims: Claims, refine: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        hints = {"refine": refine, "slots": np.zeros((3, 0), dtype=np.int64)}
+    def _bounds(self, claims: Claims, way: Way) -> tuple[np.ndarray, np.ndarray]:
+        lines = self.slots if way.flat else []
+        slots = np.array([(*neuron, side) for neuron, side in lines], dtype=np.int64).reshape(-1, 3).T
+        hints = {"refine": way.refine, "slots": slots, "codes": np.zeros((1, slots.shape[1]), dtype=np.uint8)}
+        code = np.ones(len(claims.labels), dtype=np.int64) if way.flat else None
         analysis, rows = Analysis(self.network, Rounded, self.semantics == "float32", hints), claims.rows
         try:
             with np.errstate(all="ignore"):
-                d = analysis.bounds((claims.lower, claims.upper))
+                d = analysis.bounds((claims.lower, claims.upper), code=code)
                 found = analysis.least(self.network.output, rows, d, np.arange(len(rows)))
                 bounds = analysis.arithmetic.down(found).reshape(rows.shape[:2])
         except Refused:
@@ -138,14 +162,16 @@ class Together:
         unstable = [((l < 0) & (u > 0)).sum(axis=1) for l, u in d.z.values()]
         return np.where(d.outside[:, None], np.nan, bounds), np.stack(unstable, axis=1)
 
-    def certificate(self, claims: Claims, i: int, refine: Sequence[int]) -> tuple[bytes, bytes]:
+    def certificate(self, claims: Claims, i: int, way: Way) -> tuple[bytes, bytes]:
         """The certificate of a claim that these bounds prove, and its statement."""
         statement = claims.statement(i)
         prop = claims.about[int(claims.labels[i])]
         region = Region([], [], None)
         cases = [Case(region, s.C.numpy().astype(object), [Fraction(0)]) for s in prop.unsafe]
         digests = {"model": self.digest, "property": hashlib.sha256(statement).hexdigest()}
-        proof = Proof([Leaf() for _ in cases], refine=tuple(refine))
+        slots = self.slots if way.flat else []
+        leaf = Leaf(slopes=np.zeros(len(slots)) if slots else None)
+        proof = Proof([leaf for _ in cases], slots=slots, refine=way.refine)
         return written(Subject(self.network, cases, digests), [proof], self.semantics), statement
 
     def checked(self, content: bytes, statement: bytes) -> Accepted:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Self
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from verifier.batch.records import Record
 
 EVERY = 30.0  # seconds between two plain lines
+RECENT = 60.0  # seconds over which the rate is taken: easy inputs come first
 
 
 class Progress:
@@ -23,8 +25,8 @@ class Progress:
     def __init__(self, work: Certification, args: argparse.Namespace) -> None:
         self.work, self.verbose = work, args.verbose
         self.silent = args.quiet or args.json
-        self.began = self.said = time.monotonic()
-        self.begun_with = work.tally.done
+        self.said = time.monotonic()
+        self.marks = deque([(self.said, work.tally.done)])  # when so many were done: the last one before RECENT, and on
         self.live: Any = None
 
     def __enter__(self) -> Self:
@@ -54,20 +56,25 @@ class Progress:
         """Take in results."""
         if self.silent:
             return
+        now = time.monotonic()
+        self.marks.append((now, self.work.tally.done))
+        while self.marks[1][0] < now - RECENT:
+            self.marks.popleft()
         if self.verbose:
             for record in records:
                 self.say(told(record))
         if self.live is not None:
             self.live.update(self.live.task_ids[0], completed=self.work.tally.done, description=self.line())
-        elif time.monotonic() - self.said > EVERY:
-            self.said = time.monotonic()
+        elif now - self.said > EVERY:
+            self.said = now
             self.say(self.line())
 
     def line(self) -> str:
         tally = self.work.tally
         counts = ", ".join(f"{tally.verdicts[word]} {word}" for word in VERDICTS if tally.verdicts[word])
-        spent = time.monotonic() - self.began
-        rate = (tally.done - self.begun_with) / spent if spent else 0.0
+        began, before = self.marks[0]
+        spent = time.monotonic() - began
+        rate = (tally.done - before) / spent if spent else 0.0
         left = f", {rate:.1f}/s, {clock((tally.total - tally.done) / rate)} left" if rate else ""
         return f"{tally.done}/{tally.total} inputs{left}{': ' if counts else ''}{counts}"
 

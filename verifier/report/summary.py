@@ -45,20 +45,21 @@ class Summary:
     def sentence(self) -> str:
         """The result in one plain sentence."""
         run, eps = self.run, self.run.eps
-        what = f"of {self.inputs} {Path(run.dataset).stem} images" if self.answered == self.inputs else self._part()
+        images = f"{self.inputs} {Path(run.dataset).stem} images"
+        missing = self.inputs - self.answered
+        what = f"of the {self.answered} of {images} with an answer" if missing else f"of {images}"
+        later = f", {missing} have no answer yet" if missing else ""
         how = "certified" if run.certified else "proved"
         if len(eps) > 1:
             ends = (self.points[0], self.points[-1])
             first, last = (f"{p.verified} ({self.share(p.verified)}) within {p.eps}" for p in ends)
-            return f"{how.upper()}: {what} are {how} from {first} to {last} in {run.norm} distance."
+            most = max(point.undecided for point in self.points)
+            left = f", up to {most} are undecided at some radius" if most else ""
+            return f"{how.upper()}: {what} are {how} from {first} to {last} in {run.norm} distance{left}{later}."
         [point] = self.points
         proved = f"{point.verified} ({self.share(point.verified)}) are {how} within {run.norm} distance {eps[0]}"
         broken = f"{point.falsified} ({self.share(point.falsified)}) are broken"
-        undecided = self.inputs - point.verified - point.falsified
-        return f"{how.upper()}: {what} {proved}, {broken}, {undecided} are undecided."
-
-    def _part(self) -> str:
-        return f"of the first {self.answered} of {self.inputs} {Path(self.run.dataset).stem} images with a result"
+        return f"{how.upper()}: {what} {proved}, {broken}, {point.undecided} are undecided{later}."
 
     def table(self) -> Table:
         """Accuracies by radius."""
