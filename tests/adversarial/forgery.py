@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from victims import Arrays, Claim, Header, Victim
+from claims import Arrays, Claim, Header, Victim
 
 from verifier.certificate.trees import MAGIC, TYPES, order
 
@@ -86,6 +86,27 @@ def whole(draw: np.random.Generator, array: np.ndarray) -> np.ndarray:
 
 def real(draw: np.random.Generator, array: np.ndarray) -> np.ndarray:
     return draw.choice(np.array([*STRANGE, *draw.normal(size=10)]), array.shape)
+
+
+def nudged(draw: np.random.Generator, array: np.ndarray) -> np.ndarray:
+    """A little larger or smaller, by the next number at least."""
+    if array.dtype.kind == "f":
+        beside = np.nextafter(array, draw.choice([-np.inf, np.inf], array.shape).astype(array.dtype))
+        return beside if draw.random() < 0.2 else array * (1 + draw.normal(size=array.shape) * draw.choice([1e-6, 0.3]))
+    top = np.iinfo(array.dtype).max
+    return (array.astype(np.int64) + draw.integers(-1, 2, array.shape) * draw.choice([1, 8, 100])).clip(0, top)
+
+
+def turned(draw: np.random.Generator, header: Header, arrays: Arrays) -> None:
+    """Bounds for unsafe inputs in another order, in which they might rest on themselves."""
+    name = next((name for name in arrays if name.startswith("target.s")), None)
+    if name is not None and arrays[name].ndim == 2 and len(arrays[name]) == 4:
+        row = arrays[name][3]
+        arrays[name][3] = (draw.permutation(row), 0 * row, draw.integers(0, 5, row.shape))[int(draw.integers(3))]
+
+
+def in_float32(draw: np.random.Generator, header: Header, arrays: Arrays) -> None:
+    header["semantics"] = {"real": "float32", "float32": "real"}.get(str(header.get("semantics")), "float32")
 
 
 def resized(draw: np.random.Generator, array: np.ndarray) -> np.ndarray:
@@ -180,6 +201,14 @@ FORGERIES: dict[str, Forge] = {
     "slopes": changed(
         "codes", "finer", "share", to=at_some(lambda draw, array: draw.integers(0, 1 << 16, array.shape))
     ),
+    "nudged": changed(
+        *TYPES, to=lambda draw, array: np.where(draw.random(array.shape) < 0.3, nudged(draw, array), array)
+    ),
+    "zeroed": changed("weights", "extra", "share", "codes", "finer", "code", to=at_some(lambda draw, array: 0)),
+    "neighbours": changed("target", "slots", "unit", "position", to=at_some(nudged)),
+    "spans": changed("spans", "scales", to=at_some(lambda draw, array: draw.normal(size=array.shape) * 10)),
+    "turns": turned,
+    "semantics": in_float32,
     "targets": changed("target", "slots", "unit", to=at_some(lambda draw, array: 1 - np.minimum(array, 1))),
     "exchanged": changed(*TYPES, to=exchanged),
     "shortened": changed(*TYPES, to=shortened),
@@ -193,10 +222,34 @@ FORGERIES: dict[str, Forge] = {
 }
 
 
+def torn(draw: np.random.Generator, content: bytes) -> bytes:
+    """A file whose header and arrays do not fit: bytes of either changed, or shapes told otherwise."""
+    start = len(MAGIC) + 4
+    end = start + int.from_bytes(content[start - 4 : start], "little")
+    header, data = json.loads(content[start:end]), bytearray(zlib.decompress(content[end:]))
+    listed = header["arrays"]
+    i, j = (int(k) for k in draw.integers(len(listed), size=2)) if listed else (0, 0)
+    kind = int(draw.integers(5)) if listed else 4
+    if kind == 0:
+        listed[i], listed[j] = listed[j], listed[i]
+    elif kind == 1:
+        listed[i][0] = listed[j][0]
+    elif kind == 2:
+        listed.append(listed[i])
+    elif kind == 3:
+        listed[i][1] = [n + int(draw.integers(-1, 2)) for n in listed[i][1]]
+    elif data:
+        for place in draw.integers(len(data), size=int(draw.integers(1, 4))):
+            data[place] = int(draw.integers(256))
+    text = json.dumps(header).encode()
+    return MAGIC + len(text).to_bytes(4, "little") + text + zlib.compress(bytes(data), 1)
+
+
 def forged(draw: np.random.Generator, source: Victim, target: Claim) -> bytes:
     """The source's certificate with one to three changes, as if about the target."""
     header, arrays = source.parts
     for name in draw.choice(list(FORGERIES), int(draw.integers(1, 4))):
         if arrays:
             FORGERIES[name](draw, header, arrays)
-    return packed(about(header, target.model, target.statement), arrays)
+    content = packed(about(header, target.model, target.statement), arrays)
+    return torn(draw, content) if draw.random() < 0.1 else content

@@ -122,6 +122,20 @@ class Net:
         course = self.course[x].linear(lambda v: np.stack([sum_windows(m[None], kernel) for m in v[0]])[None])
         return self.add("AveragePool", [x], course, kernel_shape=[size, size])
 
+    def doubled(self, x: str, mode: str) -> str:
+        """Resize to twice the size, "nearest" or "linear"; values between two are their mean."""
+
+        def read(v: Array) -> Array:
+            for axis in (2, 3):
+                places = np.arange(2 * v.shape[axis])
+                after = np.minimum((places + 1) // 2, v.shape[axis] - 1) if mode == "linear" else places // 2
+                v = (v.take(places // 2, axis) + v.take(after, axis)) / 2
+            return v
+
+        inputs, way = [x, "", self.store([1, 1, 2, 2])], {"coordinate_transformation_mode": "asymmetric"}
+        rule = {"nearest_mode": "floor"} if mode == "nearest" else {}
+        return self.add("Resize", inputs, self.course[x].linear(read), mode=mode, **way, **rule)
+
     def norm(self, x: str, scale: Array, shift: Array, mean: Array, roots: Array) -> str:
         """BatchNormalization; roots: of the variances, powers of two."""
         terms = [a.astype(np.float32) for a in (scale, shift, mean, roots * roots)]

@@ -133,9 +133,13 @@ def judged(puzzle: Puzzle, method: str, timeout: float = 1.0) -> Verdict:
 
 
 def candidates(puzzle: Puzzle, draw: np.random.Generator) -> Iterator[np.ndarray]:
-    """Float32 points of the box: near the least output, corners, and any."""
+    """Float32 points of the region: near the least output, corners, and any."""
     low, high = (puzzle.prop.region.inner_box().lower[0].numpy(), puzzle.prop.region.inner_box().upper[0].numpy())
-    yield np.clip(puzzle.lowest.astype(np.float64).astype(np.float32), low, high)
+    nearest = np.clip(puzzle.lowest.astype(np.float64).astype(np.float32), low, high)
+    if puzzle.prop.region.admits(nearest):
+        yield nearest
     for i in range(TRIES):
         share = draw.random(len(low)).astype(np.float32)
-        yield np.clip(low + (np.rint(share) if i % 2 else share) * (high - low), low, high)
+        x = np.clip(low + (np.rint(share) if i % 2 else share) * (high - low), low, high)
+        if puzzle.prop.region.admits(x):
+            yield x

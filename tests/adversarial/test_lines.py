@@ -6,8 +6,10 @@ The pieces hide values behind constants that absorb them, cancel them, scale the
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from verifier.spec.property import HalfSpaces, Property, Region, exact
 from verifier.strategy import Settings, verify
 from verifier.verdict import Result, Verdict
 
+Build = Callable[[list[Fraction], list[Fraction]], tuple[Net, str]]
 SAMPLE, MANY = 16, 1000
 HUGE = (2.0**20, 2.0**30, 1e8, 1e10, 1e17, -1e17, 2.0**60, 1e25)
 SHAPES = ((1, 2), (1, 3), (1, 1, 3, 3), (1, 2, 2, 2))
@@ -86,10 +89,11 @@ def piece(net: Net, draw: np.random.Generator, x: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A network with a property. seed: of the network. least: the exact margin, and the parameter where it is that."""
+    """A network with a property. build: makes it for a segment of inputs. least: the exact margin, and the parameter of
+    the segment between the ends where it is that."""
 
     seed: int
-    shape: tuple[int, ...]
+    build: Build
     content: bytes
     prop: Property
     least: tuple[Fraction, Fraction]
@@ -97,7 +101,7 @@ class Case:
 
     def margin(self, point: np.ndarray) -> Fraction:
         """The exact margin at a point of Fractions."""
-        net, output = network(self.seed, self.shape, list(point.flat), list(point.flat))
+        net, output = self.build(list(point.flat), list(point.flat))
         return set_margin(self.prop, net.course[output].values[0].ravel())
 
 
@@ -147,7 +151,8 @@ def case(seed: int) -> Case | None:
     lower = [Fraction(int(draw.integers(-8, 9)), whole) for _ in range(int(np.prod(shape)))]
     upper, free = list(lower), int(draw.integers(len(lower)))
     lower[free], upper[free] = segment(draw)
-    net, output = network(seed, shape, lower, upper)
+    build = partial(network, seed, shape)
+    net, output = build(lower, upper)
     course = net.course[output]
     scale = float(max(abs(course.values.ravel())))
     if not 1e-30 < scale < 1e35 or len(course.at) > 300:
@@ -163,7 +168,7 @@ def case(seed: int) -> Case | None:
     low, high = (np.array(side, dtype=object).reshape(shape[1:]) for side in (lower, upper))
     prop = Property(Region(low, high), tuple(HalfSpaces(torch.from_numpy(C), torch.from_numpy(d)) for C, d in sets))
     lowest = min(least(course, C, d) for C, d in sets)
-    return Case(seed, shape, net.content(output), prop, lowest, (lower, upper))
+    return Case(seed, build, net.content(output), prop, lowest, (lower, upper))
 
 
 def judge(one: Case, way: str, folder: Path, timeout: float = 0.5) -> Result:

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 from functools import cache
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
+import rarities
 import torch
+from claims import NEAR, Claim, Victim, attacked, certified, farthest, question, victim, violated
 from families import claim
 from puzzles import Layers, Subject, network, output
 from valleys import coarse, valley
 
-from verifier.attack.pgd import Pgd
 from verifier.batch.query import certified_answer
-from verifier.certificate.claim import Certificate
 from verifier.certificate.statement import vnnlib
-from verifier.certificate.trees import TYPES, unpack
-from verifier.certified import verify_certified
 from verifier.graph import GraphBuilder
 from verifier.load.export import onnx_bytes
 from verifier.ops.affine import Linear
@@ -32,104 +29,6 @@ from verifier.spec.property import HalfSpaces, Property, Region, exact
 from verifier.spec.robustness import ball
 from verifier.spec.vnnlib import parse
 from verifier.strategy import Settings
-
-Header = dict[str, Any]
-Arrays = dict[str, np.ndarray]
-NEAR = 2.0**-20
-TRIES = 8
-
-
-@dataclass(frozen=True, eq=False)
-class Claim:
-    """A model and a statement as files hold them. about: how it differs from what was certified."""
-
-    about: str
-    model: bytes
-    statement: bytes
-
-
-@dataclass(frozen=True, eq=False)
-class Victim:
-    """A certificate of a true claim, and claims that are false, most of them barely."""
-
-    certificate: Certificate
-    false: Sequence[Claim]
-
-    @property
-    def parts(self) -> tuple[Header, Arrays]:
-        """The header, and arrays that may be written to."""
-        header = unpack(self.certificate.content)
-        arrays = {name: header.pop(name).astype(TYPES[name.split(".")[0]]) for name, _ in header.pop("arrays")}
-        return header, arrays
-
-
-def question(low: np.ndarray, high: np.ndarray, sets: Sequence[tuple[np.ndarray, np.ndarray]]) -> Property:
-    unsafe = tuple(HalfSpaces(torch.from_numpy(C), torch.from_numpy(d)) for C, d in sets)
-    return Property(Region(low, high), unsafe)
-
-
-def violated(layers: Layers, prop: Property, point: np.ndarray) -> bool:
-    """Whether a point of the region is a counterexample, in exact arithmetic."""
-    inside = (prop.region.lower <= point).all() and (point <= prop.region.upper).all()
-    return bool(inside and margin(layers, prop, point) <= 0)
-
-
-def margin(layers: Layers, prop: Property, point: np.ndarray) -> Fraction:
-    """The exact margin at a point of Fractions."""
-    y = output(layers, point)
-    return min(max(exact(s.C.numpy()) @ y + exact(s.d.numpy())) for s in prop.unsafe)
-
-
-def certified(subject: Subject, prop: Property, wanted: Sequence[str] = ()) -> Certificate:
-    """A certificate in which these arrays are not empty; what a search leaves behind depends on the clock."""
-    for _ in range(TRIES):
-        certificate = verify_certified(subject, prop, Settings(timeout=120, device="cpu")).certificate
-        assert certificate is not None, "a victim has no certificate"
-        arrays = unpack(certificate.content)
-        if all(name in arrays and arrays[name].any() for name in wanted):
-            return certificate
-    raise AssertionError(f"no certificate has {', '.join(wanted)}")
-
-
-def victim(
-    layers: Layers,
-    prop: Property,
-    point: np.ndarray,
-    gap: float,
-    wanted: Sequence[str] = (),
-    subject: Subject | None = None,
-) -> Victim:
-    """Certifies a property whose margin at a point (Fractions) is `gap`; the false claims are violated there.
-
-    subject: the network in another form than these layers.
-    """
-    subject = subject or Subject(network(layers))
-    certificate = certified(subject, prop, wanted)
-    below = -(gap + NEAR)
-    *others, (weight, bias) = layers
-    lowered: Layers = [*others, (weight, bias + below)]
-    lower = tuple(HalfSpaces(s.C, s.d + below * s.C.sum(dim=1)) for s in prop.unsafe)
-    moved = Property(prop.region, lower)
-    wide = Property(Region(prop.region.lower - 64, prop.region.upper + 64), prop.unsafe)
-    far = farthest(layers, wide)
-    false = []
-    for name, net, model, claimed, place in (
-        ("the half-spaces moved", layers, subject.graph, moved, point),
-        ("another network", lowered, network(lowered), prop, point),
-        ("a wider box", layers, subject.graph, wide, far),
-    ):
-        if violated(net, claimed, place):
-            false.append(Claim(name, onnx_bytes(model), vnnlib(claimed).encode()))
-    assert len(false) >= 2
-    return Victim(certificate, false)
-
-
-def farthest(layers: Layers, prop: Property) -> np.ndarray:
-    """A corner of a box where the margin is small."""
-    draw = np.random.default_rng(0)
-    low, high = prop.region.lower, prop.region.upper
-    corners = [np.where(draw.random(low.shape) < 0.5, low, high) for _ in range(64)]
-    return min(corners, key=lambda x: margin(layers, prop, x))
 
 
 def halved(seed: int) -> Victim:
@@ -166,20 +65,6 @@ def split(seed: int) -> Victim:
     sizes = (60, 6, 4, 1)
     layers = [(coarse(draw, n, m), coarse(draw, n)) for m, n in pairwise(sizes)]
     return attacked(layers, Fraction(1, 4), gap, ("kind.0", "share.p0", "kind.a1", "extra.a1", "finer"))
-
-
-def attacked(
-    layers: Layers, eps: Fraction, gap: float, wanted: Sequence[str], subject: Subject | None = None
-) -> Victim:
-    """The claim, in a box around zero, whose margin at the worst point that an attack finds is `gap`."""
-    side = np.full(layers[0][0].shape[1], eps, dtype=object)
-    prop = question(-side, side, [(np.ones((1, 1)), np.full(1, 1e3))])
-    graph = network(layers).to(torch.float32)
-    points, margins = Pgd(steps=60, restarts=8)(graph, prop.region.inner_box(), prop.margin)
-    point = exact(points[int(margins.argmin())].numpy())
-    d = np.array([float(Fraction(gap) - output(layers, point)[0])])
-    prop = question(-side, side, [(np.ones((1, 1)), d)])
-    return victim(layers, prop, point, gap, wanted, subject)
 
 
 def convolved(seed: int) -> Victim:
@@ -268,6 +153,7 @@ SOURCES: dict[str, tuple[Callable[[int], Victim], Sequence[int]]] = {
     "convolved": (convolved, (1,)),
     "balled": (balled, (1, 2)),
     "regional": (regional, (0,)),
+    **rarities.SOURCES,
 }
 
 
