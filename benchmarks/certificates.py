@@ -25,6 +25,7 @@ from common import print_table
 
 from verifier.certificate.checker import check
 from verifier.certificate.claim import certificate
+from verifier.certificate.pricing import price
 from verifier.certificate.statement import vnnlib
 from verifier.certificate.trees import LEAF, unpack
 from verifier.data import load_dataset
@@ -59,14 +60,20 @@ def main() -> None:
 def row(args: argparse.Namespace, instance: str) -> list[object]:
     """One line of the table."""
     model, prop, statement = read(args, instance)
-    searching, result = timed(lambda: verify(model, prop, Settings(timeout=args.timeout, proof=True)))
+    onnx, asked = model.onnx(), [0.0]
+
+    def priced(*about: Any) -> float:
+        asked.append(price(onnx, *about))
+        return asked[-1]
+
+    searching, result = timed(lambda: verify(model, prop, Settings(timeout=args.timeout, proof=True, price=priced)))
     name = ":".join(Path(part).name.split(".onnx")[0] if "/" in part else part for part in instance.split(":"))
     start: list[object] = [name, f"{searching:.2f}"]
     if result.verdict is not Verdict.VERIFIED or result.proof is None:
         return [*start, *[""] * 7, result.verdict.name]
-    onnx, proof = model.onnx(), result.proof
+    proof, doubtful, deadline = result.proof, not result.proved > max(asked), time.monotonic() + args.timeout
     try:
-        writing, made = timed(lambda: certificate(onnx, statement, [(prop, proof)], time.monotonic() + args.timeout))
+        writing, made = timed(lambda: certificate(onnx, statement, [(prop, proof)], deadline, doubtful))
     except CertificateError as error:
         return [*start, *[""] * 7, str(error)[:60]]
     checking, _ = timed(lambda: check(made.content, onnx, statement, "rounded", 0))

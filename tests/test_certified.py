@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import brute_force
 import numpy as np
 import pytest
 import torch
-from nets import Native, mlp, random_case
+from nets import Case, Native, mlp, random_case
 from test_simplify import with_copies
 
 from verifier import certified, strategy
@@ -24,6 +25,7 @@ from verifier.load.export import onnx_bytes
 from verifier.ops.affine import Linear
 from verifier.ops.relu import ReLU
 from verifier.proof import Proof
+from verifier.search import bab
 from verifier.search.bab import BranchAndBound
 from verifier.spec.property import HalfSpaces, Property, Region, exact
 from verifier.spec.robustness import ball
@@ -44,6 +46,42 @@ def claim(graph: Graph, prop: Property, margin: float) -> Property:
     """The property with constants that make its worst margin the given one."""
     gap = margin - brute_force.worst(graph, prop).margin
     return replace(prop, unsafe=tuple(HalfSpaces(s.C, s.d + gap) for s in prop.unsafe))
+
+
+def proved_for(price: float, case: Case, prop: Property) -> tuple[Result, bool]:
+    """What a search for a proof finds that is told this price of float32, and whether it asked for it."""
+    asked: list[int] = []
+
+    def priced(*about: object) -> float:
+        asked.append(len(about))
+        return price
+
+    settings = Settings(method="bab", timeout=30, proof=True, price=priced)
+    return strategy.verify(Subject(case.graph), prop, settings), bool(asked)
+
+
+def test_a_search_proves_what_float32_costs_beyond_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strategy.stages, "BranchAndBound", lambda: SPLITS["neurons"])
+    paid = 0
+    for seed in range(12):
+        case = random_case(seed, most=7)
+        result, asked = proved_for(2e-3, case, claim(case.graph, case.prop, 0.01))
+        assert result.proved > 2e-3 * asked
+        paid += asked
+    assert paid > 2
+
+
+def test_a_price_that_cannot_be_paid_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strategy.stages, "BranchAndBound", lambda: SPLITS["neurons"])
+    monkeypatch.setattr(strategy.question, "WORTHWHILE", math.inf)
+    monkeypatch.setattr(bab, "PATIENCE", 0.01)
+    given_up = 0
+    for seed in range(4):
+        case = random_case(seed, most=7)
+        result, asked = proved_for(1e3, case, claim(case.graph, case.prop, 0.01))
+        assert result.verdict is Verdict.VERIFIED and result.proved < 1e3
+        given_up += asked
+    assert given_up
 
 
 @pytest.mark.parametrize("split", SPLITS)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from verifier.certificate.statement import vnnlib
 from verifier.errors import CertificateError, ModelError, SpecificationError
@@ -82,7 +84,10 @@ def with_certificate(
 
 @dataclass(eq=False)
 class _Certification:
-    """The loop of `with_certificate`. best: the last answer with a certificate. other: what to say without one."""
+    """The loop of `with_certificate`. best: the last answer with a certificate. other: what to say without one.
+
+    asked: the greatest price of float32 that a search has asked for.
+    """
 
     subject: CertifiableSubject
     statement: bytes
@@ -95,9 +100,10 @@ class _Certification:
     stages: tuple[StageReport, ...] = ()
     best: Certified | None = None
     other: Result | None = None
+    asked: float = 0.0
 
     def run(self) -> Certified:
-        settings = replace(self.settings, proof=True)
+        settings = replace(self.settings, proof=True, price=self._price)
         for attempt in range(ATTEMPTS):
             elapsed = time.monotonic() - self.began
             left = settings.timeout - elapsed if attempt else settings.timeout
@@ -127,6 +133,22 @@ class _Certification:
         assert self.other is not None  # the first search ends in one or the other
         return self._answer(self.other)
 
+    def _price(self, *args: Any) -> float:
+        """What float32 may cost a margin (see `Settings`); infinite where there will be no certificate."""
+        from verifier.certificate.pricing import price  # imports onnx, for a tenth of a second
+
+        try:
+            found = price(self._model, *args)
+        except ModelError:
+            return math.inf
+        self.asked = max(self.asked, found)
+        return found
+
+    @functools.cached_property
+    def _model(self) -> bytes:
+        """The model that the certificate is about. Raises ModelError."""
+        return self.subject.onnx()
+
     def _answer(self, result: Result, certificate: Certificate | None = None) -> Certified:
         """The result of everything so far."""
         seconds = time.monotonic() - self.began
@@ -143,7 +165,8 @@ class _Certification:
         deadline = self.began + (1 + GRACE) * self.settings.timeout
         found: Certificate | CertificateError
         try:
-            found = certificate(self.subject.onnx(), self.statement, proofs, deadline)
+            doubtful = not result.proved > self.asked
+            found = certificate(self._model, self.statement, proofs, deadline, doubtful)
         except CertificateError as error:
             found = error
         except ModelError as error:

@@ -35,7 +35,7 @@ from verifier.certificate.pulling import Domains
 from verifier.certificate.reading import Network
 from verifier.certificate.rounded import Rounded
 from verifier.certificate.statement import vnnlib
-from verifier.certificate.trees import Leaf, unpack
+from verifier.certificate.trees import Some, Splits, unpack
 from verifier.certificate.writer import Subject, write, written
 from verifier.errors import CertificateError
 from verifier.graph import GraphBuilder
@@ -151,7 +151,7 @@ def weights(network: Network, j: int, sources: list[int]) -> tuple[np.ndarray, n
     return read(np.eye(width), False), read(np.zeros((1, width)), True)[0]
 
 
-def leaves_of(draw: np.random.Generator, d: Domains, analysis: Analysis, count: int) -> list[Leaf]:
+def leaves_of(draw: np.random.Generator, d: Domains, analysis: Analysis, count: int) -> Some:
     """Leaves with a few splits of undecided neurons, at zero or not, and multipliers for them."""
     open_ = [
         (number + 2, int(i))
@@ -161,9 +161,10 @@ def leaves_of(draw: np.random.Generator, d: Domains, analysis: Analysis, count: 
     made = []
     for i in range(count):
         some = draw.permutation(len(open_))[: draw.integers(3)]
-        path = [(*open_[at], int(draw.choice((-1, 1))), float(draw.choice((-0.1, 0, 0.1)))) for at in some]
-        made.append(Leaf(i, 0, path, draw.normal(0, 0.3, size=len(path)).tolist()))
-    return made
+        made += [(i, *open_[at], draw.choice((-1, 1)), draw.choice((-0.1, 0, 0.1)), draw.normal(0, 0.3)) for at in some]
+    table = np.array(made).reshape(-1, 6).T
+    splits = Splits(*table[:4].astype(np.int64), *table[4:])
+    return Some(np.arange(count), np.zeros(count, dtype=np.int64), splits)
 
 
 @pytest.mark.parametrize("fine", [False, True])
@@ -186,9 +187,10 @@ def test_any_planes_bound_what_is_reached(kind: type[Exact | Rounded], single: b
         y = values[-1].flatten(1).double().numpy() @ rows.T
         nodes = files.graph.nodes
         read = [values[n.inputs[0]].flatten(1).numpy() for n in nodes if isinstance(n.op, Activation)]
-        for i, (leaf_, bound) in enumerate(zip(some, analysis.arithmetic.fractions(found), strict=True)):
+        for i, bound in enumerate(analysis.arithmetic.fractions(found)):
             inside = np.ones(len(y), dtype=bool)
-            for a, position, side, point in leaf_.path:
+            own = some.splits.at(some.splits.leaf == i)
+            for a, position, side, point in zip(own.kind, own.position, own.side, own.point, strict=True):
                 inside &= (read[a - 2][:, position] - point) * side >= 0
             assert not (empty[i] and inside.any())
             assert bound <= y[inside, i].min(initial=np.inf) + 1e-5
@@ -213,7 +215,7 @@ def test_bounds_are_what_the_formula_says(kind: type[Exact | Rounded]) -> None:
             continue
         hints = random_hints(files, np.random.default_rng(number))
         analysis, d = planed(files, kind, False, hints)
-        rows, flat = files.statements[0].rows.astype(np.float64)[0], [Leaf(i, 0, [], []) for i in range(40)]
+        rows, flat = files.statements[0].rows.astype(np.float64)[0], Some.unsplit(40)
         l, u = (np.concatenate([d.z[j][side][0] for j in analysis.network.activations]) for side in (0, 1))
         hints["codes"][:, : len(l)][:, u <= 0] = 0  # what is stated of a neuron that is zero may count, or not
         with np.errstate(all="ignore"):
@@ -447,7 +449,7 @@ def test_planes_hold_in_balls(kind: type[Exact | Rounded], norm: int) -> None:
     for seed in range(4):
         files, draw = ball_files(seed, norm), np.random.default_rng(seed)
         analysis, d = planed(files, kind, False, random_hints(files, draw))
-        flat, rows = [Leaf(i, 0, [], []) for i in range(40)], files.statements[0].rows.astype(np.float64)[:1]
+        flat, rows = Some.unsplit(40), files.statements[0].rows.astype(np.float64)[:1]
         with np.errstate(all="ignore"):
             found, _ = analysis.at_leaves(
                 analysis.network.output, np.tile(rows, (40, 1, 1)), flat, np.arange(1, 41), d, None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,6 +45,27 @@ def test_lemmas_are_written_where_the_neuron_is_undecided(seed: int) -> None:
         stated = hints.get(f"target.a{i}", np.zeros((2, 0), dtype=int))[0]
         open_ = np.flatnonzero(undecided(network.nodes[j], *d.z[j])[0])
         assert set(open_.tolist()) <= set(stated.tolist())  # a lemma itself may decide
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_lemmas_spare_neurons_that_the_search_left_open_all_else(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passes are for other neurons alone; what the file says is what was checked all the same."""
+    files = shifted(random_files(seed), 1000.0)
+    network = files.network
+    d = bounds(files.analysis(Rounded, refine=True), files.statements[0])
+    known = {i: (d.z[j][0][0], d.z[j][1][0]) for i, j in enumerate(network.activations)}
+    improve = Analysis.improve
+
+    def watched(
+        self: Analysis, j: int, l: np.ndarray, u: np.ndarray, is_open: np.ndarray, *rest: Any, **more: Any
+    ) -> None:
+        assert not (is_open[0] & undecided(network.nodes[j], *d.z[j])[0]).any()
+        improve(self, j, l, u, is_open, *rest, **more)
+
+    monkeypatch.setattr(Analysis, "improve", watched)
+    proof = replace(with_lemmas(files), bounds=known)
+    content, accepted = checked(Subject.read(files.model, files.text), [proof], "real", math.inf, 0)
+    assert accepted.margin == pytest.approx(check(content, files.model, files.text, "rounded", 0).margin)
 
 
 @pytest.mark.parametrize("seed", SEEDS)

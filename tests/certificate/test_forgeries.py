@@ -18,7 +18,7 @@ from verifier.certificate import checker
 from verifier.certificate.checker import Refused
 from verifier.certificate.format import pack
 from verifier.certificate.statement import vnnlib
-from verifier.certificate.trees import MAGIC, TYPES, leaves, order, unpack
+from verifier.certificate.trees import MAGIC, TYPES, Leaves, order, unpack
 from verifier.certificate.writer import write
 from verifier.proof import Leaf, Split
 from verifier.spec.property import HalfSpaces, Property
@@ -154,7 +154,8 @@ def test_multipliers_that_are_no_use_prove_nothing(files: Files, false: Files, n
         write(files.model, files.text, flat_proof(files, lambda s: neuron_tree(files.analysis(), s)))
     )
     for k in range(len(files.statements)):
-        arrays[f"extra.{k}"] = np.full(sum(len(one.path) for one in leaves(arrays, str(k))), number)
+        own = Leaves(arrays, str(k))
+        arrays[f"extra.{k}"] = np.full(int(own.above[own.node].sum()), number)
     assert len(arrays["extra.0"])
     listed = [[n, list(np.shape(a))] for n, a in arrays.items()]
     text = json.dumps({**rehashed(header, false), "arrays": listed}).encode()
@@ -286,6 +287,16 @@ def test_bombs_are_refused(files: Files) -> None:
     ):
         text = json.dumps({**header, "arrays": shapes}).encode()
         refused_once(files, MAGIC + len(text).to_bytes(4, "little") + text + zlib.compress(data))
+
+
+def test_arrays_of_one_name_are_refused(files: Files) -> None:
+    content = write(files.model, files.text, flat_proof(files))
+    size = int.from_bytes(content[len(MAGIC) : len(MAGIC) + 4], "little")
+    header, data = json.loads(content[len(MAGIC) + 4 :][:size]), zlib.decompress(content[len(MAGIC) + 4 + size :])
+    shape = dict(header["arrays"])["kind.0"]
+    text = json.dumps({**header, "arrays": [*header["arrays"], ["kind.0", shape]]}).encode()
+    twice = MAGIC + len(text).to_bytes(4, "little") + text + zlib.compress(data + bytes(4 * int(np.prod(shape))))
+    refused(files, twice, "the same name")
 
 
 def test_damaged_models_and_properties_are_refused(files: Files) -> None:

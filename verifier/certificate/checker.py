@@ -32,9 +32,9 @@ if __package__:
     from verifier.certificate.properties import Case, read_property
     from verifier.certificate.pulling import SMALL32, UNIT32, Domains
     from verifier.certificate.reading import Network
-    from verifier.certificate.refining import BATCH, at_once
+    from verifier.certificate.refining import BATCH, leaves_at_once
     from verifier.certificate.rounded import Rounded
-    from verifier.certificate.trees import INPUT, LEAF, MOST_BYTES, Tree, batches, joined, leaves, of_region, unpack
+    from verifier.certificate.trees import INPUT, LEAF, MOST_BYTES, Leaves, Tree, joined, of_region, unpack
 else:  # run as a file, with the others beside it
     from analysis import Analysis  # type: ignore
     from arithmetic import clipped  # type: ignore
@@ -44,9 +44,9 @@ else:  # run as a file, with the others beside it
     from properties import Case, read_property  # type: ignore
     from pulling import SMALL32, UNIT32, Domains  # type: ignore
     from reading import Network  # type: ignore
-    from refining import BATCH, at_once  # type: ignore
+    from refining import BATCH, leaves_at_once  # type: ignore
     from rounded import Rounded  # type: ignore
-    from trees import INPUT, LEAF, MOST_BYTES, Tree, batches, joined, leaves, of_region, unpack  # type: ignore
+    from trees import INPUT, LEAF, MOST_BYTES, Leaves, Tree, joined, of_region, unpack  # type: ignore
 
 EXACT_WORK = 1 << 25  # about a minute of exact arithmetic
 
@@ -121,17 +121,16 @@ class Checker:
         need(not base.outside.any(), f"what a function of set {k} reads may leave its domain")
         base = analysis.shaved(k, whole, self.combined)
         least = Fraction(1 << 200 if base is whole else 0)
-        last, own = -1, second.adopted(base) if second else base
-        for batch in batches(leaves(self.hints, str(k)), at_once(self.network.total)):
-            last = batch[-1].tree
-            sampled = [leaf for leaf in batch if leaf.number in chosen]
-            for judge, some, known in ((analysis, batch, base), (second, sampled, own)):
-                if judge and some:
-                    numbers = np.array([leaf.number for leaf in some])
+        leaves, own = Leaves(self.hints, str(k)), second.adopted(base) if second else base
+        need(leaves.count == 1, f"set {k} has no tree of splits, or several")
+        for batch in leaves.batches(leaves_at_once(self.network.nodes)):
+            sampled = batch[np.isin(batch, [*chosen])]
+            for judge, numbers, known in ((analysis, batch, base), (second, sampled, own)):
+                if judge and len(numbers):
                     rows, _ = self.combined(k, self.hints[f"weights.{k}"][numbers])
+                    some = leaves.some(numbers)
                     found, empty = judge.at_leaves(output, rows[:, None], some, code[numbers], known, None)
                     least = min(least, self.margin(k, numbers, judge.arithmetic.fractions(found), empty))
-        need(last == 0, f"set {k} has no tree of splits, or several")
         return least
 
     def halved(self, k: int, base: Domains, analysis: Analysis, second: Analysis | None, chosen: set[int]) -> Fraction:
@@ -246,10 +245,10 @@ def check(certificate: bytes, model: bytes, prop: bytes, arithmetic: str = "auto
     rounded check is repeated exactly.
     """
     try:
-        hints = unpack(certificate)
-        for name, content in (("model", model), ("property", prop)):
-            need(hints[name] == hashlib.sha256(content).hexdigest(), f"the certificate is about another {name}")
         with np.errstate(all="ignore"):
+            hints = unpack(certificate)
+            for name, content in (("model", model), ("property", prop)):
+                need(hints[name] == hashlib.sha256(content).hexdigest(), f"the certificate is about another {name}")
             network = Network(model, bool(hints["merge"]), hints.get("scales"))
             cases = read_property(prop.decode("utf-8"), network.nodes[1].size, network.output.size)
             try:

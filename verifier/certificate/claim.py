@@ -37,13 +37,18 @@ class Certificate:
 
 
 def certificate(
-    model: bytes, statement: bytes, proved: Sequence[tuple[Property, Proof]], deadline: float = math.inf
+    model: bytes,
+    statement: bytes,
+    proved: Sequence[tuple[Property, Proof]],
+    deadline: float = math.inf,
+    doubtful: bool = True,
 ) -> Certificate:
     """The certificate of properties that together are what a VNN-LIB file states about an ONNX model.
 
     It claims float32 execution where that can be proved, else real arithmetic. The check is in rounded arithmetic.
-    deadline: a time.monotonic(), until when inputs may be split further. Raises CertificateError when the checker
-    refuses, with its reason and the bound of the leaf that was not proved.
+    deadline: a time.monotonic(), until when inputs may be split further. doubtful: whether what is proved may not do
+    for float32, so that it is tried on little first. Raises CertificateError when the checker refuses, with its reason
+    and the bound of the leaf that was not proved.
     """
     try:
         subject = Subject.read(model, statement, proved[0][1].merge, proved[0][1].scales)
@@ -53,7 +58,7 @@ def certificate(
         count, missing = sum(1 for proof in proofs for tree in proof.trees for _ in preorder(tree)), None
         if not (smooth or network.double):
             try:
-                found = checked(subject, proofs, "float32", deadline, FEW + count, rehearse=True)
+                found = checked(subject, proofs, "float32", deadline, FEW + count, rehearse=doubtful)
                 return Certificate(*found, model, statement)
             except Unproved as error:
                 missing = -error.bound
@@ -70,8 +75,12 @@ def by_region(subject: Subject, proved: Sequence[tuple[Property, Proof]]) -> lis
     Raises CertificateError when some case is not among what was proved.
     """
     found: list[Proof] = []
+    about: list[list[tuple[Property, Proof]]] = []  # by region
     for case, (b, _) in zip(subject.cases, subject.places, strict=True):
-        proof, k, tree, ends = _of_case(case, proved)
+        if b == len(about):
+            box = (case.lower, case.upper)
+            about.append([x for x in proved if (list(x[0].region.lower.flat), list(x[0].region.upper.flat)) == box])
+        proof, k, tree, ends = _of_case(case, about[b])
         if b == len(found):
             found.append(replace(proof, trees=[], recompute=[], ends=[], planes=[]))
         own = found[b]
@@ -87,11 +96,11 @@ def by_region(subject: Subject, proved: Sequence[tuple[Property, Proof]]) -> lis
 
 
 def _of_case(case: Case, proved: Sequence[tuple[Property, Proof]]) -> tuple[Proof, int, Tree, Sequence[End]]:
-    """The proof of a case, as which of its sets, and the tree and ends of that with weights of the case's rows."""
-    box = (case.lower, case.upper)
+    """The proof of a case, as which of its sets, and the tree and ends of that with weights of the case's rows.
+
+    proved: properties of the case's box.
+    """
     for prop, proof in proved:
-        if (list(prop.region.lower.flat), list(prop.region.upper.flat)) != box:
-            continue
         for k, unsafe in enumerate(prop.unsafe):
             turn = _rows_of(case, unsafe)
             if turn is not None:

@@ -42,12 +42,12 @@ class Coder:
         """One plus the numbers of the rows that code slopes; 0 for none."""
         codes, some = np.zeros(len(slopes), dtype=np.int64), [i for i, one in enumerate(slopes) if one is not None]
         if some:
-            given, span = np.stack([one for one in slopes if one is not None]), self.greatest - self.least
-            shares = np.divide(given - self.least, span, out=np.zeros(given.shape), where=span > 0)
-            whole = np.rint(shares.clip(0, 1) * self.levels)
-            of_planes = np.rint(shares.clip(0, 1) * SHARES) * ((self.levels + 1) // SHARES)
-            of_planes -= 2 * of_planes > self.levels  # no code stands for the middle
-            stated = np.where(self.slots[2] == PLANE, of_planes, whole).astype(self.dtype)
+            shares, span = np.stack([one for one in slopes if one is not None]) - self.least, self.greatest - self.least
+            shares *= np.divide(1, span, out=np.zeros(span.shape), where=span > 0)
+            shares = shares.clip(0, 1, out=shares)
+            stated, planes = np.rint(shares * self.levels).astype(self.dtype), np.flatnonzero(self.slots[2] == PLANE)
+            of_planes = np.rint(shares[:, planes] * SHARES) * ((self.levels + 1) // SHARES)
+            stated[:, planes] = of_planes - (2 * of_planes > self.levels)  # no code stands for the middle
             codes[some] = [self.rows.setdefault(row.tobytes(), len(self.rows)) + 1 for row in stated]
         return codes
 
@@ -82,20 +82,30 @@ def flattened(
 
     by_node: weights and codes are those of every node, not of leaves alone.
     """
-    kind, position, point, slopes, extra, counts = [], [], [], [], [], []
+    nodes: list[tuple[int, int, float]] = []  # kind, position, point
+    slopes, extra, counts = list[np.ndarray | None](), list[float](), list[int]()
     weights: list[Sequence[float]] = []
-    for tree in trees:
-        for node, path in preorder(tree):
-            number, place, at = (LEAF, 0, 0.0) if isinstance(node, Leaf) else (node.at[0] + 2, node.at[1], node.point)
-            kind.append(number)  # the input is 1
-            position.append(place)
-            point.append(at)
-            own = pressure_of(node, path) if isinstance(node, Leaf) else []
-            if isinstance(node, Leaf) or by_node:
-                weights.append(node.weights or [0.0] * (row_count or 0))
-                slopes.append(node.slopes if isinstance(node, Leaf) else None)
-                extra += own
-                counts.append(len(own))
+    path: list[Neuron] = []
+    stack = [(tree, 0) for tree in reversed(trees)]
+    while stack:
+        node, depth = stack.pop()
+        del path[depth:]
+        own: list[float] = []
+        if isinstance(node, Leaf):
+            nodes.append((LEAF, 0, 0.0))
+            own, stated = pressure_of(node, path), node.slopes
+        else:
+            nodes.append((node.at[0] + 2, node.at[1], node.point))  # the input is 1
+            path.append(node.at)
+            stack += ((node.above, depth + 1), (node.below, depth + 1))
+            stated = None
+            if not by_node:
+                continue
+        weights.append(node.weights or [0.0] * (row_count or 0))
+        slopes.append(stated)
+        extra += own
+        counts.append(len(own))
+    kind, position, point = zip(*nodes, strict=True)
     arrays = {"kind": np.array(kind), "position": np.array(position), "point": np.array(point), "code": coder(slopes)}
     pressure = np.array(extra)
     if row_count is not None:
@@ -108,9 +118,9 @@ def flattened(
 
 def pressure_of(leaf: Leaf, path: Sequence[Neuron]) -> list[float]:
     """What is added to the multipliers of the neurons that are split above a leaf; one that is cut twice has one."""
-    if not leaf.extra:
-        return [0.0 for number, _ in path if number >= 0]
     neurons = [neuron for neuron in path if neuron[0] >= 0]
+    if len(set(neurons)) == len(neurons):
+        return [leaf.extra.get(neuron, 0.0) for neuron in neurons]
     last = {neuron: i for i, neuron in enumerate(neurons)}
     return [leaf.extra.get(neuron, 0.0) if last[neuron] == i else 0.0 for i, neuron in enumerate(neurons)]
 

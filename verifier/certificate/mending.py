@@ -19,6 +19,7 @@ from verifier.certificate.checker import Accepted, Checker
 from verifier.certificate.exact import Exact
 from verifier.certificate.format import pack, stored
 from verifier.certificate.nodes import Refused
+from verifier.certificate.pricing import by_node, estimated
 from verifier.certificate.properties import Case
 from verifier.certificate.pulling import Domains
 from verifier.certificate.refining import undecided
@@ -47,13 +48,19 @@ class Drafting(Analysis):
         assert self.author is not None
         i, node = self.network.activations.index(j), self.network.nodes[j]
         new = i in self.author.lemmas[self.region] and f"target.a{i}" not in self.arrays
-        if new:
-            self.hints[f"target.a{i}"] = self.author.targets(self.region, i)
+        if not new:
+            super().refine(j, l, u, d)
+            return
+        targets, before = self.author.targets(self.region, i), (l.copy(), u.copy())
+        # What the search has not decided, the rest will not decide either.
+        known = self.author.proofs[self.region].bounds.get(i, (np.zeros(node.size),) * 2)
+        self.hints[f"target.a{i}"] = targets[:, undecided(node, *known).ravel()[targets[0]]]
         super().refine(j, l, u, d)
-        if new:
-            del self.hints[f"target.a{i}"]
-            self.write(self.author.about(self.region, i, undecided(node, l, u)[0]))
-            self.write(self.author.coders[self.region].arrays)
+        del self.hints[f"target.a{i}"]
+        self.write(self.author.about(self.region, i, undecided(node, l, u)[0]))
+        self.write(self.author.coders[self.region].arrays)
+        bounded = self.bounded(j)  # the checker will know of these what lemmas say
+        l[:, bounded], u[:, bounded] = (side[:, bounded] for side in before)
 
 
 @dataclass(eq=False)
@@ -78,9 +85,10 @@ class Mender(Checker):
         return draft
 
     def rehearse(self) -> None:
-        """Check the leaves of trees alone, resting on what searches take for granted. Raises Unproved.
+        """Check the leaves of trees alone, resting on what searches take for granted, less what float32 may cost it.
 
         Where lemmas take most of the time, a claim that does not hold is seen to be too much before they are checked.
+        Raises Unproved.
         """
         assert self.author is not None
         for b, proved in enumerate(self.author.proofs):
@@ -93,15 +101,10 @@ class Mender(Checker):
             region, flat = self.cases[mine[0]].region, {"refine": [0] * len(self.network.activations)}
             analysis = super().analysis(Rounded, self.cases[mine[0]], b)
             analysis.hints = analysis.hints | slopes | flat
-            known = {j: self.known(proved, i) for i, j in enumerate(self.network.activations)}
-            base = analysis.bounds(region.box, known)
+            known = {i: (lower[None], upper[None]) for i, (lower, upper) in proved.bounds.items()}
+            single, base = estimated(analysis, region.box, by_node(self.network, known))
             for k in mine:
-                self.split(k, base, analysis, None, set())
-
-    def known(self, proved: proof.Proof, i: int) -> tuple[np.ndarray, np.ndarray]:
-        """What a search takes for granted of the inputs of activation i, (1, n) each."""
-        lower, upper = proved.bounds.get(i, (np.full(1, -math.inf), np.full(1, math.inf)))
-        return lower[None], upper[None]
+                self.split(k, base, single, None, set())
 
     def part(self, *args: Any) -> Any:
         self.look_at_the_clock()

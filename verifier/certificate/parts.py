@@ -13,20 +13,19 @@ if __package__:
     from verifier.certificate.nodes import Array, Node, need
     from verifier.certificate.planes import PLANE, Planing
     from verifier.certificate.pulling import Domains, Others
-    from verifier.certificate.refining import at_once
+    from verifier.certificate.refining import at_once, leaves_at_once
     from verifier.certificate.relaxation import Sides, default_slopes, points, relaxed, scaled_up
-    from verifier.certificate.trees import INPUT, Leaf, batches, leaves
+    from verifier.certificate.trees import INPUT, Leaves, Some, Splits
 else:  # run as a file, with the others beside it
     from arithmetic import Extra, Number, Prepared  # type: ignore
     from nodes import Array, Node, need  # type: ignore
     from planes import PLANE, Planing  # type: ignore
     from pulling import Domains, Others  # type: ignore
-    from refining import at_once  # type: ignore
+    from refining import at_once, leaves_at_once  # type: ignore
     from relaxation import Sides, default_slopes, points, relaxed, scaled_up  # type: ignore
-    from trees import INPUT, Leaf, batches, leaves  # type: ignore
+    from trees import INPUT, Leaves, Some, Splits  # type: ignore
 
 Combined = Callable[[int, Array], tuple[Array, Array]]
-Split = tuple[int, int, int, float, float]  # region, position, side, point, what is added to the multiplier
 
 
 def cut(lower: Array, upper: Array, at: tuple[int, int], side: int, point: float) -> None:
@@ -43,18 +42,17 @@ class Parts(Planing):
         if f"kind.{name}" not in self.hints:
             return
         position, side = self.hints[f"target.{name}"]
-        best, code, last = np.full(len(position), math.inf), self.hints[f"code.{name}"], -1
+        best, code, leaves = np.full(len(position), math.inf), self.hints[f"code.{name}"], Leaves(self.hints, name)
+        need(leaves.count == len(position), f"the lemmas {name} are incomplete")
         planes = self.hints.get(f"planes.{name}", np.zeros(len(position), dtype=np.int64))
-        for batch in batches(leaves(self.hints, name), at_once(sum(n.size for n in self.network.nodes[:j]))):
-            last = batch[-1].tree
-            for which in np.unique(planes[[leaf.tree for leaf in batch]]):
-                some = [leaf for leaf in batch if planes[leaf.tree] == which]
-                trees, numbers = np.array([(leaf.tree, leaf.number) for leaf in some]).T
+        for numbers in leaves.batches(leaves_at_once(self.network.nodes[:j])):
+            for which in np.unique(planes[leaves.tree[numbers]]):
+                some = leaves.some(numbers[planes[leaves.tree[numbers]] == which])
                 rows = np.zeros((len(some), 1, node.size))
-                rows[np.arange(len(some)), 0, position[trees]] = 1 - 2 * side[trees]
-                found, empty = self.at_leaves(node, rows, some, code[numbers], self.planed(int(which), d), j)
-                np.minimum.at(best, trees, np.where(empty, math.inf, self.arithmetic.down(found)))
-        need(last == len(position) - 1 and np.isfinite(best).all(), f"the lemmas {name} are incomplete")
+                rows[np.arange(len(some)), 0, position[some.tree]] = 1 - 2 * side[some.tree]
+                found, empty = self.at_leaves(node, rows, some, code[some.number], self.planed(int(which), d), j)
+                np.minimum.at(best, some.tree, np.where(empty, math.inf, self.arithmetic.down(found)))
+        need(np.isfinite(best).all(), f"the lemmas {name} prove nothing")
         np.maximum.at(l, (0, position[side == 0]), best[side == 0])
         np.minimum.at(u, (0, position[side == 1]), -best[side == 1])
 
@@ -80,8 +78,8 @@ class Parts(Planing):
                     also, own = np.zeros((len(some), node.size)), np.nonzero(number[some] == i)[0]
                     also[own, position[some[own]]] = ((1 - 2 * side) * strength)[some[own]]
                     others.append((node, also))
-                leaves_ = [Leaf(i, 0, [], []) for i in range(len(some))]
-                found, _ = self.at_leaves(self.network.output, rows[:, None], leaves_, code[some], known, None, others)
+                whole = Some.unsplit(len(some))
+                found, _ = self.at_leaves(self.network.output, rows[:, None], whole, code[some], known, None, others)
                 least = np.nextafter(self.arithmetic.down(found) + constants, -math.inf)
                 ends[some] = np.nextafter(least / strength[some], -math.inf)
             known = self.narrowed(known, number[mine], position[mine], side[mine], ends[mine])
@@ -111,7 +109,7 @@ class Parts(Planing):
         self,
         start: Node,
         rows: Array,
-        batch: list[Leaf],
+        batch: Some,
         code: Array,
         base: Domains,
         until: int | None,
@@ -122,45 +120,36 @@ class Parts(Planing):
         Leaves take over bounds of the one region that holds them. until: the node before which `start` comes. others:
         nodes and rows (leaves, size) over what they read, which count as well.
         """
-        boxes: list[Split] = []
-        splits: dict[int, list[Split]] = {}
-        for i, leaf in enumerate(batch):
-            extra = iter(leaf.extra)
-            for kind, position, side, point in leaf.path:
-                if kind == INPUT:
-                    boxes.append((i, position, side, point, 0.0))
-                else:
-                    j = self.network.activations[kind - 2]
-                    splits.setdefault(j, []).append((i, position, side, point, next(extra)))
-        d = self.parted(boxes, len(batch), base)
+        splits, count = batch.splits, len(self.network.activations)
+        need(not len(splits.kind) or splits.kind.max() < count + 2, "there is no such activation")
+        d = self.parted(splits.at(splits.kind == INPUT), len(batch), base)
         for j in range(2, until or len(self.network.nodes)):
             if self.network.nodes[j].op == "affine":
                 d.prepared[j] = base.prepared[j]
             else:
-                self.split(j, splits.get(j, []), code, base, d)
+                self.split(j, splits.at(splits.kind == self.network.activations.index(j) + 2), code, base, d)
         return self.least(start, rows, d, np.arange(len(batch)), others=others), d.empty
 
-    def parted(self, splits: list[Split], count: int, base: Domains) -> Domains:
+    def parted(self, splits: Splits, count: int, base: Domains) -> Domains:
         """So many copies of a region, with the splits of its inputs."""
-        if not splits:
+        if not len(splits.leaf):
             d = Domains(base.box, base.empty.repeat(count), base.slack, base.lower, base.upper, living=base.living)
             d.prepared[1] = base.prepared[1]
             return d
         lower, upper = (side.repeat(count, axis=0) for side in base.box)
-        for i, position, side, point, _ in splits:
-            cut(lower, upper, (i, position), side, point)
+        for bounds, tighter, mine in ((lower, np.fmax, splits.side > 0), (upper, np.fmin, splits.side < 0)):
+            tighter.at(bounds, (splits.leaf[mine], splits.position[mine]), splits.point[mine])
         d = self.begun((lower, upper))
         d.living = base.living
         d.lower, d.upper = d.lower[:2] + base.lower[2:], d.upper[:2] + base.upper[2:]
         d.slack = d.slack + base.slack
         return d
 
-    def split(self, j: int, splits: list[Split], code: Array, base: Domains, d: Domains) -> None:
+    def split(self, j: int, splits: Splits, code: Array, base: Domains, d: Domains) -> None:
         """What is known of activation j in the parts of a region where its inputs are split, or slopes are stated."""
         slots = self.hints["slots"]
         touched = slots[1][slots[0] == self.network.activations.index(j)] if code.any() else slots[1][:0]
-        table = np.array(splits, dtype=np.float64).reshape(-1, 5).T
-        (regions, positions), (sides, cuts, extra) = table[:2].astype(np.int64), table[2:]
+        regions, _, positions, sides, cuts, extra = splits
         columns = np.unique(np.concatenate((touched, positions)))
         need(not len(columns) or columns[-1] < self.network.nodes[j].size, "there is no such neuron")
         d.prepared[j] = base.prepared[j]

@@ -36,6 +36,14 @@ class Ball(NamedTuple):
     limit: Fraction
 
 
+def rounded(x: Fraction, side: int) -> float:
+    """The greatest float64 number that is not above x (side -1), or the least that is not below it (side 1)."""
+    near = float(x)
+    whole, parts = near.as_integer_ratio()
+    beyond = side * (x.numerator * parts - whole * x.denominator) > 0
+    return math.nextafter(near, side * math.inf) if beyond else near
+
+
 @dataclass(frozen=True, eq=False)
 class Region:
     """The inputs that a case is about: a box, and a ball in which they lie, too."""
@@ -47,9 +55,7 @@ class Region:
     @functools.cached_property
     def box(self) -> tuple[Array, Array]:
         """The least box of float64 numbers around the inputs, two arrays (1, inputs)."""
-        low, high = [[float(x) for x in side] for side in (self.lower, self.upper)]
-        lower = [math.nextafter(f, -math.inf) if f > x else f for f, x in zip(low, self.lower, strict=True)]
-        upper = [math.nextafter(f, math.inf) if f < x else f for f, x in zip(high, self.upper, strict=True)]
+        lower, upper = ([rounded(x, side) for x in own] for own, side in ((self.lower, -1), (self.upper, 1)))
         return np.array([lower]), np.array([upper])
 
 
@@ -128,7 +134,7 @@ def bounds_of(asserted: list[Any], names: set[str]) -> tuple[Sides, list[Any]]:
         if (
             e[0] not in ("<=", ">=")
             or len(e) != 3
-            or not all(isinstance(part, str) for part in e)
+            or not (isinstance(e[1], str) and isinstance(e[2], str))
             or e[1] not in names
             or e[1][0] != "X"
             or not NUMBER.fullmatch(e[2])

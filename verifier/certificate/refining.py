@@ -30,19 +30,20 @@ class Refining(Pulling):
     def refine(self, j: int, l: Array, u: Array, d: Domains) -> None:
         """Improve, in place, bounds (d, n) of an activation's undecided inputs by backward passes.
 
-        By parallel lines, where the certificate says so; by others what these leave undecided, unless it has lemmas.
+        By parallel lines, where the certificate says so; by others what these leave undecided. Where it says that both
+        are to be tried, neither is for neurons of which lemmas bound both sides.
         """
         node, number = self.network.nodes[j], self.network.activations.index(j)
         how = self.hints["refine"][number]
         if not how:
             return
         done = number == 0 or how == PARALLEL  # no lines below the first
+        free = np.full(node.size, True) if how != FIRST else ~self.bounded(j)
         if done or (how == FIRST and node.curve is None):
             wide = replace(d, prepared=d.prepared | d.parallel)
-            self.improve(j, l, u, undecided(node, l, u), wide, parallel=True)
+            self.improve(j, l, u, undecided(node, l, u) & free, wide, parallel=True)
         if not done:
-            left = undecided(node, l, u)
-            self.improve(j, l, u, left & ~self.bounded(j) if how == FIRST else left, d, parallel=False)
+            self.improve(j, l, u, undecided(node, l, u) & free, d, parallel=False)
 
     def bounded(self, j: int) -> Array:
         """A mask of the inputs of activation j of which lemmas bound both sides."""
@@ -99,6 +100,12 @@ class Refining(Pulling):
 def at_once(width: int) -> int:
     """How many rows of so many numbers are pulled back together: products of few rows are slow."""
     return max(1, BATCH // width, min(64, 32 * BATCH // width))
+
+
+def leaves_at_once(nodes: list[Node]) -> int:
+    """How many leaves are checked together that concern these nodes: many, unless windows take their room."""
+    windows = any(node.op == "affine" and node.shape[:2] != (1, 1) and node.shape[2] > 1 for node in nodes)
+    return at_once(sum(node.size for node in nodes)) * (1 if windows else 4)
 
 
 def undecided(node: Node, l: Array, u: Array) -> Array:

@@ -32,6 +32,7 @@ def unpack(content: bytes) -> dict[str, Any]:
     size = int.from_bytes(content[start - 4 : start], "little")
     header = json.loads(content[start : start + size])
     kinds = [(name, np.dtype(TYPES[name.split(".")[0]]), shape) for name, shape in header["arrays"]]
+    need(len({name for name, _, _ in kinds}) == len(kinds), "two arrays have the same name")
     ends = list(itertools.accumulate(math.prod(shape) * dtype.itemsize for _, dtype, shape in kinds))
     need(all(n >= 0 for _, _, shape in kinds for n in shape) and ends[-1] < MOST_BYTES, "the arrays are too large")
     stream = zlib.decompressobj()
@@ -63,35 +64,97 @@ def of_region(hints: dict[str, Any], b: int) -> dict[str, Any]:
     return {**shared, "slots": np.zeros((3, 0), np.int64), "codes": np.zeros((0, 0), np.uint8), **own}
 
 
-class Leaf(NamedTuple):
-    """A leaf of a list of trees. path: the splits (kind, position, side, point) above it. extra: its multipliers."""
+class Splits(NamedTuple):
+    """Splits above some leaves, from these upwards: arrays (splits,).
 
-    number: int
-    tree: int
-    path: list[tuple[int, int, int, float]]
-    extra: list[float]
+    leaf: which of these. kind, position, point: as in the file. side: 1 where the leaf is in the upper half, else -1.
+    extra: what is added to the multiplier.
+    """
+
+    leaf: Array
+    kind: Array
+    position: Array
+    side: Array
+    point: Array
+    extra: Array
+
+    def at(self, some: Array) -> Splits:
+        return Splits(*(one[some] for one in self))
 
 
-def leaves(hints: dict[str, Any], name: str) -> Iterator[Leaf]:
-    """The leaves of trees in preorder, lower halves first, end to end."""
-    kinds, positions, points, extra = (hints[f"{n}.{name}"].tolist() for n in ("kind", "position", "point", "extra"))
-    stack: list[Any] = []
-    number = at = 0
-    tree = -1
-    for kind, position, point in zip(kinds, positions, points, strict=True):
-        if not stack:
-            stack, tree = [[]], tree + 1
-        need(len(stack[-1]) < MOST_SPLITS, "a tree of splits is too deep")
-        path = stack.pop()
-        if kind != LEAF:
-            stack += [[*path, (kind, position, side, point)] for side in (1, -1)]
-            continue
-        neurons = sum(split[0] != INPUT for split in path)
-        own = extra[at : at + neurons] if extra else [0.0] * neurons
-        need(len(own) == neurons, "a multiplier is missing")
-        yield Leaf(number, tree, path, own)
-        number, at = number + 1, at + neurons
-    need(not stack, "a tree of splits is incomplete")
+class Some(NamedTuple):
+    """Some leaves of a list of trees: arrays (leaves,). number: of each. tree: which it is of. splits: those above."""
+
+    number: Array
+    tree: Array
+    splits: Splits
+
+    def __len__(self) -> int:
+        return len(self.number)
+
+    @classmethod
+    def unsplit(cls, count: int) -> Some:
+        """As many leaves that are whole trees."""
+        none, nothing = np.zeros(0, dtype=np.int64), np.zeros(0)
+        return cls(np.arange(count), np.zeros(count, np.int64), Splits(none, none, none, none, nothing, nothing))
+
+
+class Leaves:
+    """The leaves of trees in preorder, lower halves first, end to end. count: of the trees.
+
+    By node: twice the number of the node that it is a half of (one more for an upper half; negative: a root), and how
+    many neurons are split above it. By leaf: its node, its tree, and where its multipliers begin.
+    """
+
+    def __init__(self, hints: dict[str, Any], name: str) -> None:
+        self.kind, self.position, self.point, self.extra = (
+            hints[f"{n}.{name}"] for n in ("kind", "position", "point", "extra")
+        )
+        half, depths, above, trees, stack = list[int](), list[int](), list[int](), list[int](), list[int]()
+        self.count, kinds = 0, self.kind.tolist()
+        for i, one in enumerate(kinds):
+            if stack:
+                own = stack.pop()
+                depth, neurons = depths[own >> 1] + 1, above[own >> 1] + (kinds[own >> 1] != INPUT)
+                need(depth < MOST_SPLITS, "a tree of splits is too deep")
+            else:
+                own, depth, neurons, self.count = -1, 0, 0, self.count + 1
+            half.append(own)
+            depths.append(depth)
+            above.append(neurons)
+            if one == LEAF:
+                trees.append(self.count - 1)
+            else:
+                stack += (2 * i + 1, 2 * i)
+        need(not stack, "a tree of splits is incomplete")
+        need(len(self.position) == len(self.point) == len(kinds), "the tree of splits has loose ends")
+        self.half, self.above, self.tree = (np.array(one, dtype=np.int64) for one in (half, above, trees))
+        self.node = np.flatnonzero(self.kind == LEAF)
+        ends = np.cumsum(self.above[self.node])
+        self.begin = ends - self.above[self.node]
+        need(not len(self.extra) or not len(ends) or ends[-1] <= len(self.extra), "a multiplier is missing")
+
+    def some(self, numbers: Array) -> Some:
+        """The leaves with these numbers."""
+        leaf, half, found = np.arange(len(numbers)), self.half[self.node[numbers]], []
+        while len(leaf := leaf[half >= 0]):
+            half = half[half >= 0]
+            found.append((leaf, half >> 1, half & 1))
+            half = self.half[half >> 1]
+        if not found:
+            return Some(numbers, self.tree[numbers], Some.unsplit(0).splits)
+        leaf, node, upper = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        kind, extra = self.kind[node], np.zeros(len(node))
+        if len(self.extra):
+            neurons = np.flatnonzero(kind != INPUT)
+            extra[neurons] = self.extra[self.begin[numbers[leaf[neurons]]] + self.above[node[neurons]]]
+        splits = Splits(leaf, kind, self.position[node], 2 * upper - 1, self.point[node], extra)
+        return Some(numbers, self.tree[numbers], splits)
+
+    def batches(self, size: int) -> Iterator[Array]:
+        """The numbers of all leaves, so many at a time."""
+        for first in range(0, len(self.node), size):
+            yield np.arange(first, min(first + size, len(self.node)))
 
 
 @dataclass(eq=False)
@@ -119,11 +182,6 @@ class Tree:
             stack += [i, -1] if one != LEAF else []
         need(not stack and len(sizes) == 1, "the tree of splits is incomplete")
         return cls(kind, position, point, list(range(1, len(kind) + 1)), above, weights, code)
-
-
-def batches(items: Iterator[Leaf], size: int) -> Iterator[list[Leaf]]:
-    while batch := list(itertools.islice(items, size)):
-        yield batch
 
 
 def joined(regions: list[Any]) -> Any:

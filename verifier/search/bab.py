@@ -24,6 +24,8 @@ TURNS = (1 / 30, 1 / 3, 2 / 3, 1.0)
 """Where neither kind of split is known to be better they take turns, inputs first: the shares of the time by which each
 turn ends. Trees differ so much in size that the better kind is mostly done in its first turn."""
 
+PATIENCE = 0.5  # of the time, in which a search wants margins that hold for float32 as well
+
 WORTHWHILE, GRACE, MOST = 4, 4.0, 0.4
 """A search that has proved much when patience ends goes on for so many times as long and so many seconds more; much is
 that share of several unsafe sets."""
@@ -83,15 +85,17 @@ class BranchAndBound:
     def _by_neurons(self, task: Task, rounds: Rounds, progress: Callable[[str], None] | None) -> Outcome:
         """Rounds that each know the region better than the one before and search on for as long as that took."""
         total: Outcome | None = None
+        relent = time.monotonic() + PATIENCE * (task.deadline - time.monotonic())
         while True:
             began = time.monotonic()
             left = {k: s for k, s in task.unsafe.items() if total is None or not total.proved[k] > task.enough}
-            neurons = rounds.next(list(left.values()), task.enough, self.steps, self.shortlist)
+            wish = task.price(rounds.nodes, left.values()) if began < relent else 0.0
+            neurons = rounds.next(list(left.values()), task.enough + wish, self.steps, self.shortlist)
             tightening = time.monotonic() - began
             now = time.monotonic()
             end, success = (math.inf, 0.0) if rounds.dear else (now + WORTHWHILE * rounds.patience + GRACE, MOST)
             deadline, trial = min(task.deadline, end), now + rounds.patience
-            part = replace(task, unsafe=left, deadline=deadline, trial=trial, success=success)
+            part = replace(task, unsafe=left, deadline=deadline, trial=trial, success=success, wish=wish, relent=relent)
             outcome = self._loop(part, neurons).run(progress)
             outcome.seconds["tightening"] = tightening
             total = outcome if total is None else total.then(outcome)

@@ -45,6 +45,7 @@ class Loop(Generic[D]):
 
     def __init__(self, task: Task, splitting: Splitting[D], batch: int, memory: int, jobs: int = 1) -> None:
         self.task, self.splitting, self.batch, self.memory = task, splitting, batch, memory
+        self.enough = task.enough + task.wish
         self.keys = list(task.unsafe)
         self.closed = {k: math.inf for k in self.keys}
         self.count = self.stuck = self.descents = self.evaluations = 0
@@ -128,6 +129,8 @@ class Loop(Generic[D]):
     def _goes_on(self) -> bool:
         """Whether there is time left; after the trial, only when it was a success."""
         now = time.monotonic()
+        if now > self.task.relent:
+            self.enough = self.splitting.enough = self.task.enough
         if now > self.trial:
             proved = len(self.keys) - len(self.open_sets) > self.task.success * len(self.keys)
             if not (self.frontier.worst > SUCCESS * self.first if len(self.keys) == 1 else proved):
@@ -147,7 +150,7 @@ class Loop(Generic[D]):
     def _settle(self, domains: D, points: Tensor) -> None:
         """Close what is proved, try the points, keep what is open."""
         self.count += len(domains)
-        done, hopeless = domains.lower > self.task.enough, domains.lower == -math.inf
+        done, hopeless = domains.lower > self.enough, domains.lower == -math.inf
         self._close(domains.select(done))
         self._give_up(domains.select(hopeless))  # the numbers overflow: splitting mends nothing
         rest = domains.select(~done & ~hopeless)

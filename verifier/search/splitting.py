@@ -15,9 +15,11 @@ D = TypeVar("D", bound=Domains)
 class Splitting(Protocol[D]):
     """A kind of split: what its subdomains hold, how they are bounded and halved.
 
-    evaluations: bounds computed so far, one for each subdomain and step. record: of the splits, where one is kept.
+    enough: a margin bound above this proves a subdomain. evaluations: bounds computed so far, one for each subdomain
+    and step. record: of the splits, where one is kept.
     """
 
+    enough: float
     evaluations: int
     record: Record | None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -14,6 +14,7 @@ from verifier.spec.property import HalfSpaces
 from verifier.types import Box, Interval
 
 Candidate = Callable[[Tensor], bool]  # judges points (k, *input_shape); True ends the search
+Price = Callable[[Mapping[int, Interval], Iterable[HalfSpaces]], float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +25,8 @@ class Task:
     a margin bound above this proves a subdomain. deadline: a time.monotonic(). judge: replays candidate inputs.
     records: where to keep what proves the sets, if that is wanted. trial: a time.monotonic(), at which a search ends
     that has not proved more than the share `success` of several sets, or not brought the worst bound of one set much
-    nearer to zero.
+    nearer to zero. price: from bounds of what activations read and some of the sets, how much more than `enough` is
+    wished for. wish: that much, until `relent`, a time.monotonic().
     """
 
     graph: Graph
@@ -37,6 +39,9 @@ class Task:
     records: Records | None = None
     trial: float = math.inf
     success: float = 0.0
+    price: Price = lambda nodes, unsafe: 0.0
+    wish: float = 0.0
+    relent: float = math.inf
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -18,9 +18,9 @@ from verifier.graph import Graph
 from verifier.ops.base import Activation
 from verifier.ops.product import SumDifference
 from verifier.search.record import Records
-from verifier.spec.property import Property
-from verifier.strategy.settings import Settings
-from verifier.types import Bounds, Interval
+from verifier.spec.property import HalfSpaces, Property
+from verifier.strategy.settings import Settings, Sides
+from verifier.types import Bounds, Box, Interval
 from verifier.verdict import SearchStatistics
 
 ALLOWANCE = 2
@@ -29,6 +29,9 @@ NOTICED = 1e-9
 
 RESERVE = 1e-3
 """Of the least margin that was found, what a proof leaves to rounding in float32."""
+
+WORTHWHILE = 0.25
+"""Of that margin, the most that a search proves beyond zero for the sake of float32: more may not be there."""
 
 
 class Subject(Protocol):
@@ -98,6 +101,22 @@ class Question:
             own = None if known is None else _transferred(known, self.graph, graph)
             errors.append(forward_error(graph, self.box, self.C, self.d, own))
         return ALLOWANCE * float(torch.tensor(errors, dtype=torch.float64).max())
+
+    def price(self, nodes: Mapping[int, Interval], unsafe: Iterable[HalfSpaces]) -> float:
+        """What float32 execution may cost the margins of some of the sets; zero where that is too much to be proved.
+
+        nodes: bounds of what activations read.
+        """
+        if self.settings.price is None or self.settings.slack or self.records is None:
+            return 0.0
+        known = {
+            number: _flat(nodes[read])
+            for index, number in self.records.numbers.items()
+            if (read := self.graph.nodes[index].inputs[0]) in nodes
+        }
+        rows = np.concatenate([s.C.double().cpu().numpy() for s in unsafe])
+        price = self.settings.price(_flat(self.box), known, rows, self.merged)
+        return price if price < WORTHWHILE * self.found else 0.0
 
     @property
     def merged(self) -> bool:
@@ -173,6 +192,12 @@ def _transferred(known: Mapping[int, Interval], analysed: Graph, graph: Graph) -
     pairs = list(zip(theirs, ours, strict=True))
     scaled = {i for i, k in pairs if graph is not analysed and isinstance(analysed.nodes[k].op, SumDifference)}
     return {i: _unknown(known[k]) if i in scaled else known[k] for i, k in pairs}
+
+
+def _flat(z: Interval | Box) -> Sides:
+    """Both sides as arrays (1, n)."""
+    lower, upper = (side.detach().to("cpu", torch.float64).reshape(1, -1).numpy() for side in (z.lower, z.upper))
+    return lower, upper
 
 
 def _unknown(z: Interval) -> Interval:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from verifier.errors import InputError
 
 METHODS = ("auto", "interval", "crown", "alpha", "bab", "lp", "milp")
+
+Sides = tuple[np.ndarray, np.ndarray]  # lower and upper, (1, n)
+Price = Callable[[Sides, Mapping[int, Sides], np.ndarray, bool], float]
+"""What float32 execution may cost a margin: from a box of inputs, bounds of what activations read, by their numbers,
+rows (k, outputs), and whether mirrored neurons are merged."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +26,8 @@ class Settings:
     by side, all but one of them forks (on Linux, and not on a GPU). proof: keep what proves a verdict, and use nothing
     that cannot be kept. slack: how far above zero a search must prove the margin, beyond what rounding may
     do; other bounds then do not count. attacked: whether attacks have failed before, and need not be repeated. float32:
-    whether to search again, with more slack, where a certificate proves the claim in real arithmetic alone.
+    whether to search again, with more slack, where a certificate proves the claim in real arithmetic alone. price: with
+    which a search finds out how far above zero a margin must be to be one in float32.
     """
 
     method: str = "auto"
@@ -32,6 +40,7 @@ class Settings:
     slack: float = 0.0
     attacked: bool = False
     float32: bool = True
+    price: Price | None = None
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:

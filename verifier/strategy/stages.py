@@ -152,7 +152,8 @@ def bab(question: Question) -> None:
         return
     unsafe = {k: question.prop.unsafe[k] for k in question.open_sets}
     graph, nodes, deadline = question.graph, question.nodes, question.deadline
-    task = Task(graph, question.box, unsafe, nodes, question.allowance, deadline, judge, question.records)
+    enough, records = question.allowance, question.records
+    task = Task(graph, question.box, unsafe, nodes, enough, deadline, judge, records, price=question.price)
     outcome = replace(BranchAndBound(), jobs=question.settings.jobs)(task, question.progress)
     question.searched.update(outcome.proved)
     question.search = SearchStatistics(outcome.nodes, outcome.evaluations, outcome.seconds)
