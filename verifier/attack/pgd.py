@@ -73,7 +73,7 @@ class Pgd:
             if step == self.steps or bool((best.margin.view(-1, n) <= 0).any(0).all()):
                 break
             size = self.step_size * (1 - step / self.steps)
-            x = project(folded, x - _step(folded, x, gradient, size))
+            x = project(folded, x - steepest(folded, x, gradient, size))
         margins, winner = best.margin.view(-1, n).min(0)
         return AttackResult(best.point[winner * n + torch.arange(n, device=winner.device)], margins)
 
@@ -126,7 +126,7 @@ def random_point(region: Box, generator: torch.Generator) -> Tensor:
     return region.origin + (flat / norm * radius * region.eps.view(-1, 1)).view(shape)
 
 
-def _step(region: Box, x: Tensor, gradient: Tensor, size: float) -> Tensor:
+def steepest(region: Box, x: Tensor, gradient: Tensor, size: float) -> Tensor:
     """The steepest-descent step to subtract, of length `size` in the region's own norm."""
     if not isinstance(region, Ball):
         return size * region.radius * gradient.sign()

@@ -6,19 +6,22 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from verifier import solvers
-from verifier.attack.pgd import Fgsm, Pgd
+from verifier.attack.diversify import Diversification
+from verifier.attack.pgd import AttackResult, Fgsm, Pgd
 from verifier.bounds.alpha import Alpha
 from verifier.bounds.crown import Crown
 from verifier.bounds.interval import IntervalBounds, propagate
 from verifier.bounds.lp import LpBounds
 from verifier.bounds.symbolic import forward_bounds, moving
 from verifier.encoding import encode
+from verifier.graph import Graph
 from verifier.program import SolveOptions
 from verifier.search.bab import BranchAndBound
 from verifier.search.task import Task
@@ -34,6 +37,7 @@ FEW_INPUTS = 50
 FORWARD_MEMORY = 1 << 32
 
 Stage = Callable[[Question], None]
+Attack = Callable[[Graph, Box, Callable[[Tensor], Tensor]], AttackResult]
 
 
 def predict(question: Question) -> None:
@@ -51,19 +55,25 @@ def attack(question: Question) -> None:
 
 
 def restarts(question: Question) -> None:
-    """PGD with restarts, aimed at every unsafe set at once: dearer than the bounds that come first."""
+    """PGD with restarts, aimed at every unsafe set at once: dearer than the bounds that come first.
+
+    From random points, then from such as differ in what hidden neurons read.
+    """
     sets, region = question.prop.unsafe, question.prop.region.inner_box().to(question.graph.device)
     aimed = region.select(torch.zeros(len(sets), dtype=torch.long, device=question.graph.device))
 
     def each_set(outputs: Tensor) -> Tensor:
         return torch.cat([s.margin(outputs[i : i + 1]) for i, s in enumerate(sets)])
 
-    _descend(question, (Pgd(steps=40, restarts=4, seed=question.settings.seed + 1),), aimed, each_set)
+    attack = Pgd(steps=40, restarts=4, seed=question.settings.seed + 1)
+    _descend(question, (attack,), aimed, each_set)
+    if not question.decided and question.remaining > 0:
+        rows = torch.arange(len(sets), device=question.graph.device).repeat(attack.restarts)
+        start = Diversification(seed=attack.seed)(question.graph.to(torch.float32), aimed.select(rows))
+        _descend(question, (partial(attack, start=start),), aimed, each_set)
 
 
-def _descend(
-    question: Question, methods: Sequence[Fgsm | Pgd], region: Box, objective: Callable[[Tensor], Tensor]
-) -> None:
+def _descend(question: Question, methods: Sequence[Attack], region: Box, objective: Callable[[Tensor], Tensor]) -> None:
     """Judge the best point of every attack, as long as the question is open."""
     graph = question.graph.to(torch.float32)
     for method in methods:
