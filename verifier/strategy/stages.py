@@ -70,7 +70,7 @@ def restarts(question: Question) -> None:
     if not question.decided and question.remaining > 0:
         rows = torch.arange(len(sets), device=question.graph.device).repeat(attack.restarts)
         start = Diversification(seed=attack.seed)(question.graph.to(torch.float32), aimed.select(rows))
-        _descend(question, (partial(attack, start=start),), aimed, each_set)
+        _descend(question, (partial(replace(attack, steps=20), start=start),), aimed, each_set)
 
 
 def _descend(question: Question, methods: Sequence[Attack], region: Box, objective: Callable[[Tensor], Tensor]) -> None:
