@@ -80,7 +80,7 @@ def repeated(draw: np.random.Generator, array: np.ndarray) -> np.ndarray:
 
 def whole(draw: np.random.Generator, array: np.ndarray) -> np.ndarray:
     """Small numbers, and numbers at the end of their type."""
-    top = np.iinfo(array.dtype).max if array.dtype.kind == "u" else 1 << 32
+    top = 1 << 32 if array.dtype.kind == "f" else min(np.iinfo(array.dtype).max, 1 << 32)
     return draw.choice(np.array([0, 1, 2, 3, 4, 7, top - 1, top], dtype=array.dtype), array.shape)
 
 
