@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
@@ -70,6 +70,18 @@ class Files:
 def bounds(analysis: Analysis, statement: Statement) -> Domains:
     with np.errstate(all="ignore"):
         return analysis.bounds(statement.region.box)
+
+
+def read_at(network: Network, x: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """By activation, what it reads (n, size) at inputs x (n, inputs)."""
+    values = [np.zeros((len(x), 1)), x]
+    for j, node in enumerate(network.nodes[2:], start=2):
+        read = node.gather(values)
+        if node.op == "affine":
+            values.append(node.forward(read, node.weights[0].array) + node.bias)
+        else:
+            yield j, read
+            values.append(node.values(read, False)[0])
 
 
 def row_bounds(analysis: Analysis, statement: Statement) -> list[Fraction]:

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from certified import ARITHMETICS, NO_HINTS, Files, random_files
+from certified import ARITHMETICS, NO_HINTS, Files, random_files, read_at
 from onnx import helper, numpy_helper
 
 from verifier.certificate import refining
@@ -178,11 +178,5 @@ def test_parallel_bounds_hold_at_samples(seed: int, kind: type[Exact | Rounded])
     network, draw = files.network, np.random.default_rng(seed)
     low, high = (side[0] for side in files.statements[0].region.box)
     x = low + draw.random((256, len(low))) * (high - low)
-    values = [np.zeros((256, 1)), x]
-    for j, node in enumerate(network.nodes[2:], start=2):
-        z = node.gather(values)
-        if node.op == "affine":
-            values.append(node.forward(z, node.weights[0].array) + node.bias)
-            continue
+    for j, z in read_at(network, x):
         assert (z >= d.z[j][0] - 1e-9).all() and (z <= d.z[j][1] + 1e-9).all()
-        values.append(node.values(z, False)[0])

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from certified import NO_HINTS, Files, bounds, flat_proof, random_files, row_bounds, shifted
+from certified import NO_HINTS, Files, bounds, flat_proof, random_files, read_at, row_bounds, shifted
 
 from verifier.certificate import living, mending
 from verifier.certificate.analysis import Analysis
@@ -77,15 +77,9 @@ def test_bounds_by_parallel_lines_first_hold_at_samples(seed: int) -> None:
         d = bounds(analysis, s)
         lower, upper = s.region.box
         x = draw.uniform(lower, upper, (200, lower.shape[1]))
-        values = [np.zeros((200, 1)), x]
-        for j, node in enumerate(network.nodes[2:], start=2):
-            read = node.gather(values)
-            if node.op == "affine":
-                values.append(node.forward(read, node.weights[0].array) + node.bias)
-                continue
+        for j, read in read_at(network, x):
             l, u = d.z[j]
             assert (read >= l - 1e-9).all() and (read <= u + 1e-9).all()
-            values.append(node.values(read, False)[0])
 
 
 def test_what_is_zero_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:

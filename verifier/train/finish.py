@@ -35,7 +35,7 @@ def finish(
     """
     config, model = run.config, run.model
     if half:
-        model = model.half().float()
+        model = copy.deepcopy(model).half().float()  # in place, and the run keeps its own
     decide = None if timeout is None else complete(copy.deepcopy(model), test, config.eps, timeout)
     evaluation = evaluate(model, test, config.eps, complete=decide, timeout=timeout, device=run.device, report=report)
     made = recipe(config, run.batch_size, run.seconds, command)
