@@ -3,6 +3,7 @@
 import itertools
 import math
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,11 +15,15 @@ from torch import nn
 from verifier.bounds.crown import Crown
 from verifier.graph import Graph
 from verifier.load import from_module
+from verifier.search.bab import BranchAndBound
 from verifier.search.neurons import NeuronSplits
-from verifier.search.planes import Raised, can_be_raised, raised
+from verifier.search.planes import STEPS, Raised, can_be_raised, raised
 from verifier.search.rows import Rows
 from verifier.search.segments import SegmentEvaluator, for_graph
+from verifier.search.task import Task
+from verifier.search.tighten import Tightening
 from verifier.search.units import Units
+from verifier.spec.property import HalfSpaces
 from verifier.types import Box
 
 SEEDS = range(16)
@@ -38,7 +43,7 @@ def planes_of(graph: Graph, box: Box, C: torch.Tensor) -> Raised | None:
     evaluator = for_graph(graph, box, nodes, units)
     assert isinstance(evaluator, SegmentEvaluator)
     plain = NeuronSplits(evaluator, rows, math.inf, 20, 4)
-    return raised(evaluator, plain, graph, nodes, time.monotonic() + 60)
+    return raised(plain, graph, nodes, time.monotonic() + 60)
 
 
 def raised_case(seed: int) -> tuple[Case, Box, Raised]:
@@ -128,22 +133,71 @@ def hull_bound(W: np.ndarray, b: np.ndarray, c: np.ndarray) -> tuple[float, floa
     return answers[0], answers[1]
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_the_ascent_comes_near_the_best_planes_of_the_convex_hull(seed: int) -> None:
-    """At least two thirds of what the hull gains over triangles, and never more than all of it."""
+def narrow_case(seed: int) -> tuple[Graph, float, float]:
+    """A network from five inputs to a sum of eight ReLUs, and its least outputs by triangles and by convex hulls."""
     generator = torch.Generator().manual_seed(seed)
     net = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 1)).double()
     for parameter in net.parameters():
         parameter.data = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-    graph = from_module(net, (5,)).to(torch.float64)
     W, b, c = (p.detach().numpy() for p in (net[0].weight, net[0].bias, net[2].weight[0]))
     triangle, hull = (bound + float(net[2].bias.detach()) for bound in hull_bound(W, b, c))
+    assert triangle + 0.01 < hull
+    return from_module(net, (5,)).to(torch.float64), triangle, hull
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_ascent_comes_near_the_best_planes_of_the_convex_hull(seed: int) -> None:
+    """At least two thirds of what the hull gains over triangles, and never more than all of it."""
+    graph, triangle, hull = narrow_case(seed)
     better = planes_of(graph, box_of(5), torch.ones(1, 1, dtype=torch.float64))
     assert better is not None
     units = better.evaluator.units
     l, u = units.lower.unsqueeze(0), units.upper.unsqueeze(0)
     lines, zeros = units.relaxed(l, u).at(better.start[:, :-1].double()), torch.zeros_like(l)
     own = float(better.evaluator.backward(lines, zeros, zeros[:, 0], torch.ones(1, 1, dtype=torch.float64)).bound)
-    assert triangle + 0.01 < hull
     assert own <= hull + 1e-9
     assert own >= triangle + 2 / 3 * (hull - triangle) - 1e-6
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_planes_prove_is_not_tightened_before(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A third of the way from the triangles' bound to the hull's: no triangle proves it, planes do."""
+    graph, triangle, hull = narrow_case(seed)
+    tightened, original = list[int](), Tightening.__call__
+
+    def noted(self: Tightening, *args: Any) -> Any:
+        tightened.append(self.rounds)
+        return original(self, *args)
+
+    monkeypatch.setattr(Tightening, "__call__", noted)
+    d = torch.full((1,), -(triangle + (hull - triangle) / 3), dtype=torch.float64)
+    unsafe = {0: HalfSpaces(torch.ones(1, 1, dtype=torch.float64), d)}
+    nodes = Crown()(graph, box_of(5), unsafe[0].C.unsqueeze(0)).nodes
+    task = Task(graph, box_of(5), unsafe, nodes, 0.0, time.monotonic() + 60, lambda points: False)
+    outcome = BranchAndBound(input_limit=0, trial_limit=0)(task)
+    assert 0 < outcome.proved[0] <= 2 / 3 * (hull - triangle) + 1e-9
+    assert outcome.nodes == 1 and tightened == [0]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_an_ascent_gives_up_what_is_out_of_reach(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten times as far as the hull is better than triangles: the ascent ends early, unless it is to go on."""
+    graph, triangle, hull = narrow_case(seed)
+    count, original = [0], SegmentEvaluator.backward
+
+    def counted(self: SegmentEvaluator, *args: Any) -> Any:
+        count[0] += 1
+        return original(self, *args)
+
+    C, d = torch.ones(1, 1, 1).double(), torch.full((1, 1), -(hull + 10 * (hull - triangle)), dtype=torch.float64)
+    nodes = dict(Crown()(graph, box_of(5), C[0].unsqueeze(0)).nodes)
+    evaluator = for_graph(graph, box_of(5), nodes, Units.of(graph, nodes))
+    assert isinstance(evaluator, SegmentEvaluator)
+    splits, steps, lacking = NeuronSplits(evaluator, Rows(C, d), 0.0, 20, 4), dict[bool, int](), dict[bool, float]()
+    monkeypatch.setattr(SegmentEvaluator, "backward", counted)
+    for whole in (True, False):
+        count[0] = 0
+        lacking[whole] = raised(splits, graph, nodes, math.inf, whole).lacking
+        steps[whole] = count[0]
+    assert steps[True] == STEPS + 1 and steps[False] < STEPS / 2
+    assert 0 < lacking[True] <= lacking[False] <= 1

@@ -26,9 +26,8 @@ turn ends. Trees differ so much in size that the better kind is mostly done in i
 
 PATIENCE = 0.5  # of the time, in which a search wants margins that hold for float32 as well
 
-WORTHWHILE, GRACE, MOST = 4, 4.0, 0.4
-"""A search that has proved much when patience ends goes on for so many times as long and so many seconds more; much is
-that share of several unsafe sets."""
+MOST = 0.4
+"""The share of several unsafe sets, at least, that a search proves within its patience to go on beyond it."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +92,8 @@ class BranchAndBound:
             neurons = rounds.next(list(left.values()), task.enough + wish, self.steps, self.shortlist)
             tightening = time.monotonic() - began
             now = time.monotonic()
-            end, success = (math.inf, 0.0) if rounds.dear else (now + WORTHWHILE * rounds.patience + GRACE, MOST)
-            deadline, trial = min(task.deadline, end), now + rounds.patience
+            deadline, trial = min(task.deadline, now + rounds.limit), now + rounds.patience
+            success = 0.0 if rounds.dear else MOST
             part = replace(task, unsafe=left, deadline=deadline, trial=trial, success=success, wish=wish, relent=relent)
             outcome = self._loop(part, neurons).run(progress)
             outcome.seconds["tightening"] = tightening

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -30,6 +30,7 @@ from verifier.search.units import HingeLines, Units
 from verifier.types import Ball, Interval
 
 STEPS = 60
+SEEN, FALLING = 5, 0.5  # steps by which a course is judged, and the share of their pace that the steps left may keep
 LINES_RATE, PLANES_RATE, DECAY = 0.1, 0.2, 0.98  # of the ascent on what chooses lines, and on T
 SETS = 512  # at most, for which planes are chosen; others start at the mean of their multipliers
 SHARE = 0.5  # of a plane beside the chord, at first
@@ -37,11 +38,15 @@ GATHERED = 50  # products of single pairs of rows that take as long as one where
 
 
 class Raised(NamedTuple):
-    """An evaluator with planes above units, multipliers of the root that have their shares, and what chose them."""
+    """An evaluator with planes above units, multipliers of the root that have their shares, and what chose them.
+
+    lacking: what the sets' bounds lack, together, of what is enough: a share of what the first ones lacked.
+    """
 
     evaluator: SegmentEvaluator
     start: Tensor
     chosen: Mapping[int, Chosen]
+    lacking: float
 
     def described(self, numbers: Mapping[int, int]) -> list[Plane]:
         """The planes for a proof, in the order of the units. numbers: of activations, by node."""
@@ -64,13 +69,16 @@ class Raised(NamedTuple):
 
 
 def raised(
-    exact: SegmentEvaluator, splits: NeuronSplits, graph: Graph, nodes: Mapping[int, Interval], deadline: float
+    splits: NeuronSplits, graph: Graph, nodes: Mapping[int, Interval], deadline: float, whole: bool = True
 ) -> Raised:
-    """The evaluator with planes above the units that are ReLUs.
+    """The evaluator of some splits with planes above the units that are ReLUs.
 
     splits: what the planes are for: they raise the sum of the bounds of its sets, each as far as is enough. nodes:
-    bounds of what activations read, over the whole region. deadline: a time.monotonic(), when the ascent ends.
+    bounds of what activations read, over the whole region. deadline: a time.monotonic(), when the ascent ends. whole:
+    whether it goes on where what is enough is out of its reach.
     """
+    exact = splits.exact
+    assert isinstance(exact, SegmentEvaluator)
     root, enough = splits.root(), splits.enough
     count = len(root)
     root = root.select(torch.linspace(0, count - 1, min(count, SETS), device=root.l.device).long())
@@ -88,13 +96,17 @@ def raised(
     alpha = torch.cat((root.multipliers[:, :-1], torch.full_like(gamma, SHARE).unsqueeze(1)), 1)
     moments = torch.zeros_like(alpha), torch.zeros_like(alpha)
     most, best = -math.inf, (alpha, {i: plane.shares for i, plane in planes.items()})
+    lacking = list[float]()
     for number in range(STEPS + 1):
         fast = _with(fast, {i: plane.segment().to(root.l.dtype) for i, plane in planes.items()})
         back = fast.backward(relaxed.at(alpha), gamma, -d, c)
         total = float(back.bound.clamp(max=enough).sum())
         if total > most:
             most, best = total, (alpha, {i: plane.shares for i, plane in planes.items()})
-        if number == STEPS or total >= enough * len(d) or time.monotonic() > deadline:
+        lacking.append(enough * len(d) - total)
+        if number == STEPS or not lacking[-1] > 0 or time.monotonic() > deadline:
+            break
+        if not whole and _hopeless(lacking):
             break
         at, reached = fast.traced(back)
         open_ = (back.bound <= enough).unsqueeze(1)
@@ -111,7 +123,15 @@ def raised(
     start = torch.cat((alpha, gamma.unsqueeze(1)), 1)
     every = start.mean(0, keepdim=True).repeat(count, 1, 1)
     every[root.unsafe] = start
-    return Raised(exact, every, planes)
+    return Raised(exact, every, planes, max(min(lacking), 0.0) / lacking[0] if lacking[0] > 0 else 0.0)
+
+
+def _hopeless(lacking: Sequence[float]) -> bool:
+    """Whether more is lacking than the steps left would bring, if they kept some of the last ones' pace."""
+    if len(lacking) <= SEEN:
+        return False
+    pace = (lacking[-1 - SEEN] - lacking[-1]) / SEEN
+    return not lacking[-1] < FALLING * pace * (STEPS + 1 - len(lacking))
 
 
 def can_be_raised(units: Units) -> bool:

@@ -38,7 +38,8 @@ WORST = 0.5  # the share of the range of a neuron's bounds in which parts are sp
 
 @dataclass(frozen=True)
 class Tightening:
-    """rounds: of splits below a neuron, at most. seconds: half of them in equal parts for all layers, half by neurons.
+    """rounds: of splits below a neuron, at most. seconds: half of them in equal parts for all layers, half by neurons;
+    in none, bounds stay as they are.
 
     jobs: how many processes share the work. planes: whether planes above ReLUs are chosen for every layer, which takes
     longer than the first splits. steps, shortlist: as in the search, of which there are few here: many subdomains pay
@@ -75,7 +76,7 @@ class Tightening:
                 continue
             read = node.inputs[0]
             positions = node.op.unstable(nodes[read]).flatten().nonzero().squeeze(1)
-            if len(units) and len(positions) and read not in done and time.monotonic() < deadline:
+            if len(units) and len(positions) and read not in done and time.monotonic() < min(until, deadline):
                 network = matrices.evaluator(units, read, positions)
                 now = time.monotonic()
                 part = (1 / len(left) + left[index] / sum(left.values())) / 2
@@ -108,7 +109,7 @@ class Tightening:
         if self.planes and can_be_raised(network.units):
             plain = NeuronSplits(network, rows, 0.0, self.steps, self.shortlist)
             now = time.monotonic()
-            better = raised(network, plain, graph, nodes, now + RAISING * (deadline - now))
+            better = raised(plain, graph, nodes, now + RAISING * (deadline - now))
             network, start, planes = *better[:2], [] if records is None else better.described(records.numbers)
         if records is not None:
             record = records.neuron_record(network.units, [1] * 2 * count, dict(nodes), planes)
