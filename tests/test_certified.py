@@ -19,6 +19,7 @@ from verifier.certificate.claim import Certificate, certificate
 from verifier.certificate.nodes import Refused
 from verifier.certificate.statement import vnnlib
 from verifier.certified import verify_certified
+from verifier.errors import CertificateError
 from verifier.graph import Graph, GraphBuilder
 from verifier.load import load
 from verifier.load.export import onnx_bytes
@@ -69,6 +70,53 @@ def test_a_search_proves_what_float32_costs_beyond_zero(monkeypatch: pytest.Monk
         assert result.proved > 2e-3 * asked
         paid += asked
     assert paid > 2
+
+
+def test_what_crown_proves_too_slimly_for_float32_is_searched_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One search, whose answer is CROWN's where it finds no better one."""
+    monkeypatch.setattr(strategy.stages, "BranchAndBound", lambda: SPLITS["neurons"])
+    for module in (strategy.stages, strategy.cascade):
+        monkeypatch.setattr(module, "few_inputs", lambda question: False)
+    monkeypatch.setattr(strategy.question, "WORTHWHILE", math.inf)
+    monkeypatch.setattr(strategy.stages, "SPARE", 0.2)
+    slim = better = 0
+    for seed in range(12):
+        case = random_case(seed, most=7)
+        subject, prop = Subject(case.graph), claim(case.graph, case.prop, 100.0)
+        loose = strategy.verify(subject, prop, Settings(method="crown")).proved
+        prop = replace(prop, unsafe=tuple(HalfSpaces(s.C, s.d + 0.1 - loose) for s in prop.unsafe))
+        if strategy.verify(subject, prop, Settings(method="interval")).verdict is Verdict.VERIFIED:
+            continue
+        for price in (0.1, 1e3):
+            settings = Settings(timeout=30, proof=True, price=lambda *about, price=price: price)
+            found = strategy.verify(subject, prop, settings)
+            assert found.verdict is Verdict.VERIFIED and found.stages[-1].name == "bab"
+            assert strategy.verify(subject, prop, replace(settings, float32=False)).stages[-1].name == "crown"
+            slim, better = slim + 1, better + (found.proved > 0.1)
+    assert slim > 4 and better
+
+
+def test_bounds_that_the_checker_does_not_repeat_say_nothing_about_a_searchs_slack(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slacks = list[float]()
+
+    def search(*args) -> Result:
+        slacks.append(args[2].slack)
+        return strategy.verify(*args)
+
+    def refused(*args) -> Certificate:
+        if len(slacks) == 1:
+            raise CertificateError("leaf 0 of set 0 is not proved", -5.0)
+        return certificate(*args)
+
+    monkeypatch.setattr(certified, "verify", search)
+    monkeypatch.setattr("verifier.certificate.claim.certificate", refused)
+    case = random_case(0, most=7)
+    prop = claim(case.graph, case.prop, 1000.0)
+    found = verify_certified(Subject(case.graph), prop, Settings(timeout=60, device="cpu"))
+    assert found.result.verdict is Verdict.VERIFIED and found.certificate is not None
+    assert len(slacks) == 2 and 0 < slacks[1] < 1e-3
 
 
 def test_a_price_that_cannot_be_paid_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -169,6 +169,16 @@ def test_npz_of_pixels_is_scaled(tmp_path):
     assert data.images.tolist() == [pytest.approx([0, 0.2, 1])]
 
 
+def test_npz_of_pixels_is_scaled_to_its_own_range(tmp_path):
+    pixels = np.arange(256, dtype=np.uint8).reshape(1, 256)
+    for lower, upper in ((0, 255), (-1, 1), (-0.1, 0.7)):
+        data = load_dataset(save(tmp_path / "own.npz", x=pixels, y=[0], lower=lower, upper=upper))
+        assert (data.images[0, 0].item(), data.images[0, -1].item()) == (data.lower, data.upper)
+        assert data.images[0].tolist() == pytest.approx(np.linspace(lower, upper, 256).tolist(), abs=1e-6)
+    whole = load_dataset(save(tmp_path / "own.npz", x=pixels, y=[0], lower=0, upper=255))
+    assert whole.images[0].tolist() == list(range(256))
+
+
 def test_npz_with_its_own_range_and_classes(tmp_path):
     path = save(tmp_path / "own.npz", x=IMAGES * 4, y=LABELS, lower=-2, upper=2.5, classes=7)
     data = load_dataset(path)
@@ -191,7 +201,7 @@ def test_npz_values_at_the_edge_of_a_range_that_float32_cannot_hold(tmp_path):
         ({"x": IMAGES, "y": LABELS, "classes": 4}, "leave 0"),
         ({"x": IMAGES[:0], "y": LABELS[:0]}, "holds no images"),
         ({"x": IMAGES.astype(int), "y": LABELS}, "images must be"),
-        ({"x": IMAGES * np.nan, "y": LABELS}, "data range"),
+        ({"x": IMAGES * np.nan, "y": LABELS}, "image 0 holds NaN"),
         ({"x": IMAGES * 3, "y": LABELS}, "data range"),
         ({"x": IMAGES, "y": LABELS, "upper": np.inf}, "finite"),
         ({"x": IMAGES, "y": LABELS, "lower": np.zeros(3)}, "one finite number"),

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from verifier.types import Ball, Box, Interval
+from verifier.types import Ball, Box, Interval, same_layout
 
 
 def random_ball(seed: int, norm: int, eps: float, size: int = 6) -> Ball:
@@ -96,3 +96,20 @@ def test_select_and_to_treat_every_tensor() -> None:
 def test_center_and_radius() -> None:
     z = Interval(torch.tensor([[1.0, -2.0]]), torch.tensor([[3.0, -2.0]]))
     assert z.center.tolist() == [[2.0, -2.0]] and z.radius.tolist() == [[1.0, 0.0]]
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted", "same"),
+    [
+        ((1, 28, 28), (28, 28), True),
+        ((28, 28, 1), (1, 28, 28), True),  # one channel, wherever it stands
+        ((784,), (1, 28, 28), True),
+        ((32, 32, 3), (3072,), True),
+        ((32, 32, 3), (3, 32, 32), False),
+        ((2, 100), (100, 2), False),
+        ((784,), (1, 28, 29), False),
+        ((3, 1, 1), (1, 3), True),
+    ],
+)
+def test_layouts_that_hold_the_same_values_in_the_same_order(given, wanted, same) -> None:
+    assert same_layout(given, wanted) is same_layout(wanted, given) is same

@@ -126,6 +126,8 @@ class _Certification:
             short = self._write(result, [(prop, proof) for prop, proof in proved if proof is not None])
             if short is None or (self.best and (attempt or not settings.float32)):
                 break
+            if self.best is None and all(stage.search is None for stage in result.stages):
+                short = 0.0  # the checker's own bounds are weaker; what a search needs is not known
             more = min(settings.slack + MORE * max(short, 1e-9 * abs(result.found)), MOST * abs(result.found))
             settings = replace(settings, slack=more)
         if self.best is not None:

@@ -169,27 +169,29 @@ def read_idx(path: Path) -> np.ndarray:
 
 
 def _load_npz(path: Path) -> Dataset:
-    """Arrays `images` or `x` (n, *shape), uint8 pixels (divided by 255) or floats in [0, 1], and `labels` or `y` (n,).
+    """Arrays `images` or `x` (n, *shape), floats in the data range or uint8 pixels, and `labels` or `y` (n,).
 
     Optional scalars: `lower` and `upper`, the data range when it is not [0, 1], and `classes`, when it is not
-    the largest label + 1.
+    the largest label + 1. Pixels from 0 to 255 are scaled to the data range.
     """
     arrays = _read_npz(path)
     images, labels = _one_of(path, arrays, "images", "x"), _one_of(path, arrays, "labels", "y")
-    if images.dtype == np.uint8:
-        images = images / np.float32(255)
     if images.ndim and not len(images):
         raise InputError(f"{path}: holds no images; give another file")
-    if images.dtype.kind != "f" or images.ndim < 2 or images.size == 0:
+    if (images.dtype.kind != "f" and images.dtype != np.uint8) or images.ndim < 2 or images.size == 0:
         raise InputError(f"{path}: images must be uint8 or float, (n, *shape); they are {images.dtype} {images.shape}")
     if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
         wanted = f"integers of shape {images.shape[:1]}"
         raise InputError(f"{path}: labels must be {wanted}, one per image; they are {labels.dtype} {labels.shape}")
     lower, upper = _scalar(path, arrays, "lower", 0.0), _scalar(path, arrays, "upper", 1.0)
-    images = _single(images)
+    images = from_pixels(images, lower, upper) if images.dtype == np.uint8 else _single(images)
+    if not np.isfinite(images).all():
+        where = int(np.argwhere(~np.isfinite(images))[0, 0])
+        raise InputError(f"{path}: image {where} holds NaN or Inf, or what float32 cannot hold; mend or remove it")
     if not (images.min() >= lower and images.max() <= upper):
         found = f"[{images.min()}, {images.max()}]"
-        raise InputError(f"{path}: image values {found} leave the data range [{lower}, {upper}]; store lower and upper")
+        way_out = "scale them or store lower and upper"
+        raise InputError(f"{path}: image values {found} leave the data range [{lower}, {upper}]; {way_out}")
     classes = int(_scalar(path, arrays, "classes", float(labels.max()) + 1))
     if classes > MOST_CLASSES:
         raise InputError(f"{path}: {classes} classes, more than {MOST_CLASSES}; number the labels from 0 on")
@@ -197,6 +199,11 @@ def _load_npz(path: Path) -> Dataset:
         raise InputError(f"{path}: labels {labels.min()}..{labels.max()} leave 0..{classes - 1}; mend or store classes")
     tensors = torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64))
     return Dataset(path.stem, *tensors, classes=classes, lower=lower, upper=upper)
+
+
+def from_pixels(pixels: np.ndarray, lower: float, upper: float) -> np.ndarray:
+    """uint8 pixels as float32 in the data range: 0 is `lower`, 255 is `upper`."""
+    return np.clip(lower + pixels * np.float32(upper - lower) / np.float32(255), lower, upper, dtype=np.float32)
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:

@@ -9,6 +9,10 @@ class InputError(VerifierError):
     """An argument or a data file is missing, malformed or out of range."""
 
 
+class StorageError(InputError):
+    """What a run finds cannot be written, as when a disk is full; what was written before is not lost."""
+
+
 class ModelError(VerifierError):
     """A model file cannot be read, or holds something that cannot be verified."""
 

@@ -34,6 +34,11 @@ def simplified(graph: Graph) -> Graph:
     return _rebuilt(graph, merges) if merges else graph
 
 
+def is_merged(graph: Graph, original: Graph) -> bool:
+    """Whether a form of `original` that is analysed has neurons merged; as many values in all tell nothing."""
+    return [node.size for node in graph.nodes] != [node.size for node in original.nodes]
+
+
 @dataclass(frozen=True)
 class Merge:
     """Neurons of a layer by what they read. kept: positions (m,) of one neuron of each kind. which, sign: (n,), every

@@ -19,6 +19,12 @@ Shape = tuple[int, ...]
 BISECTIONS = 60
 
 
+def same_layout(given: Shape, wanted: Shape) -> bool:
+    """Whether the shapes differ at most by axes of length one, or one of them is the other one flattened."""
+    long_axes = [tuple(n for n in shape if n != 1) for shape in (given, wanted)]
+    return long_axes[0] == long_axes[1] or (math.prod(given) == math.prod(wanted) and min(map(len, long_axes)) <= 1)
+
+
 @dataclass(frozen=True)
 class Interval:
     """Elementwise bounds `lower <= value <= upper`, each of shape (batch, *shape)."""

@@ -134,34 +134,45 @@ class CertifiedAccuracy:
     timeout: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ModelCard:
-    """What a JSON file beside the weights says about a trained model.
+    """What a JSON file beside a model file says about it.
 
-    mean, std: per-channel input normalisation, both or neither. lower, upper: data range before normalisation.
-    clean_accuracy, pgd and certified: fractions of the test set. sha256: of the weights file. producer: who wrote it.
+    What verification needs: sha256 of the file; input_shape, without the batch axis; classes. dataset: a name or path
+    for `data.load_dataset`. mean, std: per-channel input normalisation, both or neither, which the network needs before
+    it; lower, upper: data range before normalisation. arch: of bare weights. And what a trained model can tell:
+    clean_accuracy, pgd and certified are fractions of the test set; producer: who wrote it.
     """
 
-    name: str
-    arch: str
-    dataset: str
+    name: str | None = None
+    arch: str | None = None
+    dataset: str | None = None
     input_shape: Shape
     classes: int
-    mean: tuple[float, ...] | None
-    std: tuple[float, ...] | None
-    lower: float
-    upper: float
-    recipe: Recipe
-    clean_accuracy: float
-    pgd: tuple[PgdAccuracy, ...]
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    lower: float = 0.0
+    upper: float = 1.0
+    recipe: Recipe | None = None
+    clean_accuracy: float | None = None
+    pgd: tuple[PgdAccuracy, ...] = ()
     sha256: str
-    producer: str
+    producer: str | None = None
     certified: tuple[CertifiedAccuracy, ...] = ()
 
 
 def card_path(weights: str | Path) -> Path:
     """Where the card of a weights file lies: models/digits_mlp.pt -> models/digits_mlp.json."""
     return Path(weights).with_suffix(".json")
+
+
+def stated_sha256(path: str | Path) -> object:
+    """What a JSON file states as `sha256`; None where it is no card, for other tools leave JSON files beside models."""
+    try:
+        raw = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return raw.get("sha256") if isinstance(raw, dict) else None
 
 
 def write_card(card: ModelCard, path: str | Path) -> None:
@@ -200,24 +211,29 @@ _SEED: _Check = ("an integer >= 0", lambda v: type(v) is int and v >= 0)
 _NUMBER: _Check = ("a finite number", _is_number)
 _RADIUS: _Check = ("a finite number >= 0", lambda v: _is_number(v) and v >= 0)
 _FRACTION: _Check = ("a number in [0, 1]", lambda v: _is_number(v) and 0 <= v <= 1)
+_OPTIONAL_FRACTION: _Check = ("null or a number in [0, 1]", lambda v: v is None or _FRACTION[1](v))
+_OPTIONAL_TEXT: _Check = ("null or a text", lambda v: v is None or _TEXT[1](v))
 _SHAPE: _Check = ("a list of integers >= 1", lambda v: _is_list(v, _COUNT[1]) and v != [])
 _CHANNELS: _Check = ("null or a list of numbers", lambda v: v is None or _is_list(v, _is_number))
-_ARCH: _Check = (f"one of {', '.join(_ARCHITECTURES)}", lambda v: isinstance(v, str) and v in _ARCHITECTURES)
+_ARCH: _Check = (
+    f"null or one of {', '.join(_ARCHITECTURES)}",
+    lambda v: v is None or (isinstance(v, str) and v in _ARCHITECTURES),
+)
 _SHA256: _Check = ("64 hexadecimal digits", lambda v: isinstance(v, str) and bool(re.fullmatch("[0-9a-f]{64}", v)))
-_OBJECT: _Check = ("an object", lambda v: isinstance(v, dict))
 _LIST: _Check = ("a list", lambda v: isinstance(v, list))
 _OPTIONAL_OBJECT: _Check = ("null or an object", lambda v: v is None or isinstance(v, dict))
 _OPTIONAL_NUMBER: _Check = ("null or a number >= 0", lambda v: v is None or (_is_number(v) and v >= 0))
 
-_CARD_FIELDS = {"name": _TEXT, "arch": _ARCH, "dataset": _TEXT, "input_shape": _SHAPE, "classes": _COUNT,
-                "mean": _CHANNELS, "std": _CHANNELS, "lower": _NUMBER, "upper": _NUMBER, "recipe": _OBJECT,
-                "clean_accuracy": _FRACTION, "pgd": _LIST, "sha256": _SHA256, "producer": _TEXT}  # fmt: skip
+_CARD_FIELDS = {"input_shape": _SHAPE, "classes": _COUNT, "sha256": _SHA256}
+_OPTIONAL_CARD_FIELDS = {"name": _OPTIONAL_TEXT, "arch": _ARCH, "dataset": _OPTIONAL_TEXT, "mean": _CHANNELS,
+                         "std": _CHANNELS, "lower": _NUMBER, "upper": _NUMBER, "recipe": _OPTIONAL_OBJECT,
+                         "clean_accuracy": _OPTIONAL_FRACTION, "pgd": _LIST, "certified": _LIST,
+                         "producer": _OPTIONAL_TEXT}  # fmt: skip
 _RECIPE_FIELDS = {"method": _TEXT, "eps": _RADIUS, "epochs": _COUNT, "lr": _RADIUS, "batch_size": _COUNT,
                   "seed": _SEED, "command": _TEXT}  # fmt: skip
 _PGD_FIELDS = {"eps": _RADIUS, "steps": _COUNT, "restarts": _COUNT, "accuracy": _FRACTION}
 _CERTIFIED_FIELDS = {"eps": _RADIUS, "method": _TEXT, "images": _COUNT, "accuracy": _FRACTION, "undecided": _FRACTION}
 # Cards written before these fields existed are still read.
-_OPTIONAL_CARD_FIELDS = {"certified": _LIST}
 _OPTIONAL_RECIPE_FIELDS = {"cpu_minutes": _OPTIONAL_NUMBER, "config": _OPTIONAL_OBJECT}
 _OPTIONAL_CERTIFIED_FIELDS = {"timeout": _OPTIONAL_NUMBER}
 
@@ -228,9 +244,10 @@ def _checked(
     """The object `raw`, with all fields of `checks`, any of `optional`, each as its check wants it; lists as tuples."""
     if not isinstance(raw, dict):
         raise _FieldError(f"{prefix.rstrip('.') or 'the file'} must be an object")
-    checks = {**checks, **{name: check for name, check in (optional or {}).items() if name in raw}}
-    for name in sorted(raw.keys() - checks.keys()):
-        raise _FieldError(f"unknown field '{prefix}{name}' (known: {', '.join(checks)})")
+    known = {**checks, **(optional or {})}
+    checks = {name: check for name, check in known.items() if name in checks or name in raw}
+    for name in sorted(raw.keys() - known.keys()):
+        raise _FieldError(f"unknown field '{prefix}{name}' (known: {', '.join(known)})")
     for name, (wanted, valid) in checks.items():
         if name not in raw:
             raise _FieldError(f"field '{prefix}{name}' is missing")
@@ -241,17 +258,18 @@ def _checked(
 
 def _card(raw: object) -> ModelCard:
     values = _checked(raw, _CARD_FIELDS, optional=_OPTIONAL_CARD_FIELDS)
-    mean, std = values["mean"], values["std"]
+    mean, std = values.get("mean"), values.get("std")
     if (mean is None) != (std is None):
         raise _FieldError("fields 'mean' and 'std' must be given together")
     if mean is not None and std is not None and not len(mean) == len(std) == values["input_shape"][0]:
         raise _FieldError(f"fields 'mean' and 'std' must have one number per channel ({values['input_shape'][0]})")
     if std is not None and not all(s > 0 for s in std):
         raise _FieldError("field 'std' must be positive")
-    if not values["lower"] < values["upper"]:
+    if not values.get("lower", 0.0) < values.get("upper", 1.0):
         raise _FieldError("field 'lower' must be below 'upper'")
-    values["recipe"] = Recipe(**_checked(values["recipe"], _RECIPE_FIELDS, "recipe.", _OPTIONAL_RECIPE_FIELDS))
-    pgd = enumerate(values["pgd"])
+    if (recipe := values.get("recipe")) is not None:
+        values["recipe"] = Recipe(**_checked(recipe, _RECIPE_FIELDS, "recipe.", _OPTIONAL_RECIPE_FIELDS))
+    pgd = enumerate(values.get("pgd", ()))
     values["pgd"] = tuple(PgdAccuracy(**_checked(entry, _PGD_FIELDS, f"pgd[{i}].")) for i, entry in pgd)
     values["certified"] = tuple(
         CertifiedAccuracy(**_checked(entry, _CERTIFIED_FIELDS, f"certified[{i}].", _OPTIONAL_CERTIFIED_FIELDS))

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from claims import Arrays, Claim, Header, Victim
 
-from verifier.certificate.trees import MAGIC, TYPES, order
+from verifier.certificate.format import encoded
+from verifier.certificate.trees import MAGIC, TYPES
 
 SHAPES = ("kind", "position", "point")  # arrays that have an entry for every node of a tree
 STRANGE = (0.0, -0.0, 1.0, -1.0, 1e-300, 1e300, -1e300, float("inf"), float("-inf"), float("nan"))
@@ -23,7 +24,7 @@ def packed(header: Header, arrays: Arrays) -> bytes:
     listed = [[name, list(array.shape)] for name, array in arrays.items()]
     text = json.dumps({**header, "arrays": listed}).encode()
     with np.errstate(all="ignore"):  # numbers of one array may stand in another
-        data = b"".join(array.astype(TYPES[name.split(".")[0]]).tobytes(order(name)) for name, array in arrays.items())
+        data = b"".join(encoded(name, array.astype(TYPES[name.split(".")[0]])) for name, array in arrays.items())
     return MAGIC + len(text).to_bytes(4, "little") + text + zlib.compress(data, 1)
 
 

@@ -45,14 +45,14 @@ ENDS = ("target.s0", "extra.s0", "share.p0", "kind.a1")
 
 # --- Searches that split neurons, shave and raise planes whatever that takes. -----------------------------------------
 def forced(graph: Graph, prop: Property) -> Proof | None:
-    """What branch and bound proves with splits of neurons; its first round, which does not shave, gives up at once."""
+    """What branch and bound proves with splits of neurons, in rounds that give up at once."""
     sets, box, double = dict(enumerate(prop.unsafe)), prop.region.box(), graph.to(torch.float64)
     rows = torch.cat([s.C for s in prop.unsafe]).unsqueeze(0)
     records, nodes = Records(graph), Crown()(double, box, rows).nodes
     task = Task(double, box, sets, nodes, 1e-6, time.monotonic() + 60, lambda x: False, records)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bab, "GRACE", 0.0)
-        patch.setattr(bab, "WORTHWHILE", 0.0)
+        patch.setattr(rounds, "GRACE", 0.0)
+        patch.setattr(rounds, "WORTHWHILE", 0.0)
         patch.setattr(rounds, "SHORTEST", 0.02)
         bab.BranchAndBound(input_limit=0, trial_limit=0)(task)
     return records.proof(len(sets))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from bare import Claim, answers, bare, chain, model, node, statement
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from verifier.certificate import checker
 from verifier.certificate.checker import Refused
@@ -126,6 +127,28 @@ TRUE: dict[str, tuple[str, Callable[[], Claim]]] = {
 }
 
 
+def widened(op: str, number: float, claimed: str, x: float) -> Claim:
+    """The sum of the three numbers that a constant of three makes of one."""
+    nodes = [node(op, ["x", "c"], ["w"]), node("ReduceSum", ["w"], keepdims=0)]
+    return model(nodes, [1, 1], c=np.full(3, number, np.float32)), statement([(x, x)], claimed)
+
+
+def turned() -> Claim:
+    """A vector read backwards, once an axis is gone; stating no axes takes away all of size 1."""
+    ends = {"first": [2], "last": [-4], "axis": [0], "step": [-1]}
+    nodes = [node("Squeeze", ["x", "none"], ["s"]), node("Slice", ["s", *ends])]
+    net = model(nodes, [1, 3], none=np.zeros(0, np.int64), **{key: np.array(v, np.int64) for key, v in ends.items()})
+    return net, statement([(1, 1), (2, 2), (3, 3)], "(>= Y_0 2.5)", outputs=3)
+
+
+FALSE |= {
+    "exponents that widen": ("real", lambda: widened("Pow", 2.0, "(>= Y_0 20)", 3.0)),
+    "exponents that repeat": ("real", lambda: widened("Pow", 1.0, "(>= Y_0 8)", 3.0)),
+    "slopes that widen": ("float32", lambda: widened("PRelu", 0.5, "(<= Y_0 -4)", -3.0)),
+    "no axes, taken for all": ("float32", turned),
+}
+
+
 @pytest.mark.parametrize("name", FALSE)
 def test_false_claims_at_the_ends_of_what_floats_hold(name: str) -> None:
     semantics, make = FALSE[name]
@@ -149,3 +172,26 @@ def test_a_sum_in_any_order() -> None:
     statements = statement([(float(x), float(x))], claim)
     with pytest.raises(Refused, match="is not proved"):
         checker.check(bare((net, statements), "float32", False, False), net, statements.encode(), "rounded")
+
+
+def test_a_model_of_which_only_the_first_part_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """x, and then as much text as is read of a file; what comes after it states the weight again: -x."""
+    most, text = 4096, statement([(1, 2)], "(<= Y_0 0.5)")
+    net = model([node("Mul", ["x", "w"])], [1], w=1.0)
+    room = most - len(net) - 3
+    first = net + bytes([6 << 3 | 2, room & 127 | 128, room >> 7]) + b"a" * room  # the field `doc_string`
+    more = onnx.ModelProto()
+    more.graph.initializer.append(numpy_helper.from_array(np.float32(-1), "w"))
+    whole = first + more.SerializeToString()
+    assert len(first) == most and onnx.ModelProto.FromString(whole).doc_string
+    (tmp_path / "net.onnx").write_bytes(whole)
+    (tmp_path / "prop.vnnlib").write_text(text)
+    (tmp_path / "cert").write_bytes(bare((first, text), "real", False, False))
+    assert checker.check((tmp_path / "cert").read_bytes(), first, text.encode()).leaves == 1
+    names = ["cert", "--model", "net.onnx", "--property", "prop.vnnlib"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["checker.py", *names])
+    monkeypatch.setattr(checker, "MOST_BYTES", most)
+    assert checker.main() == 1 and "REFUSED: net.onnx is too large" in capsys.readouterr().out

@@ -27,7 +27,7 @@ from verifier.batch.tasks import Workplace, describe
 from verifier.batch.workers import Outcome
 from verifier.certificate.checker import check
 from verifier.data import load_dataset
-from verifier.errors import InputError
+from verifier.errors import InputError, StorageError
 from verifier.load import load
 
 MODEL = str(Path(__file__).parents[2] / "models" / "digits_mlp.pt")
@@ -254,6 +254,28 @@ def test_crashes_hangs_and_memory_hogs_cost_their_input_alone(tmp_path: Path, mo
     assert verdicts(results.records) == verdicts(found)
 
 
+class FullDisk:
+    """Proves the inputs before the fourth; the disk is full then."""
+
+    def __call__(self, task: Task) -> Iterator[list[Record]]:
+        for case in task.cases:
+            if case.index >= 4:
+                raise StorageError("proofs: cannot be written (No space left on device)")
+            yield [Record(case.index, case.eps, 0, 0, VERIFIED, "crown", 0.0)]
+
+
+def a_run_ends_with_its_disk(path: Path, serve) -> None:
+    """It is told at once, not once for every input that is left, and what was told before is kept."""
+    with pytest.raises(StorageError, match=r"^proofs: cannot be written \(No space left on device\)$"):
+        certify(path, asked(40), Plan(batch=2), FullDisk, serve)
+    assert [line["index"] for line in read(path)[0] if line["kind"] == "result"] == [0, 1, 2, 3]
+    assert len(certify(path, asked(5))) == 5
+
+
+def test_a_worker_whose_disk_is_full_ends_the_run(tmp_path: Path) -> None:
+    a_run_ends_with_its_disk(tmp_path / "a", workers.serve)
+
+
 def setup_that_fills_its_memory() -> Callable[[int], int]:
     def answer(gigabytes: int) -> int:
         return int(torch.ones(gigabytes << 28, dtype=torch.float32).numel())
@@ -311,6 +333,14 @@ def test_ray_gives_the_same(tmp_path: Path, single: dict[Case, str]) -> None:
     pytest.importorskip("ray")
     found = certify(tmp_path / "a", asked(), Plan(batch=8, jobs=2), serve=ray_serve)
     assert verdicts(found) == single
+
+
+@pytest.mark.long
+def test_ray_ends_a_run_whose_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray")
+    tests = str(Path(__file__).parent)
+    monkeypatch.setenv("PYTHONPATH", f"{tests}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    a_run_ends_with_its_disk(tmp_path / "a", ray_serve)
 
 
 @pytest.mark.long

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 import torch
-from certified import ARITHMETICS, NO_HINTS, Files, random_files, read_at
+from certified import ARITHMETICS, NO_HINTS, Files, random_files, read_at, row_bounds
 from onnx import helper, numpy_helper
 
-from verifier.certificate import refining
+from verifier.certificate import pulling, refining
 from verifier.certificate.analysis import Analysis
-from verifier.certificate.cones import cones, shared
+from verifier.certificate.cones import cones, reads, shared
 from verifier.certificate.exact import Exact
 from verifier.certificate.pulling import Domains
 from verifier.certificate.reading import Network
@@ -82,7 +83,7 @@ def test_cones_give_the_bounds_of_the_whole_network(
         assert gap(bounds, whole) < 1e-9 < gap(bounds, found(files, kind, 0))
 
 
-def sparse_files(seed: int) -> Files:
+def sparse_files(seed: int, bias: float = 0.0) -> Files:
     """Dense layers in which every neuron but one, which reads nothing, reads two others with weights of its own."""
     generator = torch.Generator().manual_seed(seed)
     builder, x = GraphBuilder((2,)), 0
@@ -91,7 +92,7 @@ def sparse_files(seed: int) -> Files:
         weight = torch.zeros(64, 64)
         for i in range(64):
             weight[i, [i, (i + 1) % 64]] = torch.randn(2, generator=generator) * (i != 5)
-        x = builder.add(ReLU(), builder.add(Linear(weight, torch.randn(64, generator=generator) / 4), x))
+        x = builder.add(ReLU(), builder.add(Linear(weight, torch.randn(64, generator=generator) / 4 + bias), x))
     builder.add(Linear(torch.randn(2, 64, generator=generator) / 8, torch.zeros(2)), x)
     region = Region(exact(np.full(2, -0.5)), exact(np.full(2, 0.5)))
     graph, half = builder.finish(), HalfSpaces(torch.eye(2).double()[:1], torch.zeros(1).double())
@@ -122,6 +123,48 @@ def test_places_of_equal_weights_share_a_cone() -> None:
     places = sorted(len(cone.columns[network.activations[1]]) for cone in made)
     assert sum(places) == 5 * 5 and places[-1] == 4 * 4 and len(made) == 4
     assert all(not cone.shared for cone in made)
+
+
+@pytest.mark.parametrize("files", [*map(files_of, range(4)), *map(sparse_files, range(2))])
+def test_a_cone_is_what_a_value_depends_on(files: Files) -> None:
+    """Place by place, the positions that are reached by following what is read."""
+    network, checked = files.network, 0
+    for j in network.activations:
+        for cone in cones(network, j) or ():
+            for place, own in enumerate(cone.columns[j]):
+                reached = {(j, int(i)) for i in own}
+                todo = [*reached]
+                while todo:
+                    i, position = todo.pop()
+                    joined = [(k, n) for k in network.nodes[i].sources for n in range(network.nodes[k].size)]
+                    read = [joined[r] for r in reads(network.nodes[i], np.array([position])).ravel()] if i > 1 else []
+                    new = {pair for pair in read if pair[0] > 0} - reached
+                    reached |= new
+                    todo += new
+                assert reached == {(i, int(n)) for i, positions in cone.columns.items() for n in positions[place]}
+                checked += 1
+    assert checked > 30
+
+
+@pytest.mark.parametrize("bias", [0.0, -100.0])
+@pytest.mark.parametrize("seed", range(3))
+def test_coefficients_that_are_zero_are_left_out(seed: int, bias: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few count, none at all where every neuron is dead: the bounds are those of a pull of all."""
+    files, counted = sparse_files(seed, bias), list[int]()
+    everything = row_bounds(files.analysis(Rounded), files.statements[0]), found(files, Rounded, 1)
+
+    def counting(self: Analysis, *args: Any) -> Any:
+        some = own(self, *args)
+        counted.append(-1 if some is None else len(some))
+        return some
+
+    own = Analysis.counting
+    monkeypatch.setattr(pulling, "WIDE", 1)
+    monkeypatch.setattr(pulling, "FEW", 1)
+    monkeypatch.setattr(Analysis, "counting", counting)
+    rows = row_bounds(files.analysis(Rounded), files.statements[0])
+    assert abs(rows[0] - everything[0][0]) < 1e-9 and gap(found(files, Rounded, 1), everything[1]) < 1e-9
+    assert counted and any(0 < some < 64 for some in counted) == (bias == 0)
 
 
 def test_a_residual_connection_is_read_twice() -> None:

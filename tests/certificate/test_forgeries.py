@@ -16,9 +16,9 @@ from test_ball_regions import ball_files
 
 from verifier.certificate import checker
 from verifier.certificate.checker import Refused
-from verifier.certificate.format import pack
+from verifier.certificate.format import encoded, pack
 from verifier.certificate.statement import vnnlib
-from verifier.certificate.trees import MAGIC, TYPES, Leaves, order, unpack
+from verifier.certificate.trees import MAGIC, TYPES, Leaves, unpack
 from verifier.certificate.writer import write
 from verifier.proof import Leaf, Split
 from verifier.spec.property import HalfSpaces, Property
@@ -159,7 +159,7 @@ def test_multipliers_that_are_no_use_prove_nothing(files: Files, false: Files, n
     assert len(arrays["extra.0"])
     listed = [[n, list(np.shape(a))] for n, a in arrays.items()]
     text = json.dumps({**rehashed(header, false), "arrays": listed}).encode()
-    data = b"".join(np.asarray(a).astype(TYPES[n.split(".")[0]]).tobytes(order(n)) for n, a in arrays.items())
+    data = b"".join(encoded(n, np.asarray(a).astype(TYPES[n.split(".")[0]])) for n, a in arrays.items())
     refused(false, MAGIC + len(text).to_bytes(4, "little") + text + zlib.compress(data))
 
 

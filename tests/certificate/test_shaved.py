@@ -92,9 +92,9 @@ def searched(seed: int) -> tuple[Files, Proof]:
     records, double = Records(graph), graph.to(torch.float64)
     nodes = Crown()(double, box, unsafe.C.unsqueeze(0)).nodes
     task = Task(double, box, {0: unsafe}, nodes, 1e-6, time.monotonic() + 100, lambda x: False, records)
-    with pytest.MonkeyPatch.context() as patch:  # only later rounds shave: the first one gives up at once
-        patch.setattr(bab, "GRACE", 0.0)
-        patch.setattr(bab, "WORTHWHILE", 0.0)
+    with pytest.MonkeyPatch.context() as patch:  # rounds that do not go well give up at once
+        patch.setattr(rounds, "GRACE", 0.0)
+        patch.setattr(rounds, "WORTHWHILE", 0.0)
         patch.setattr(rounds, "SHORTEST", 0.02)
         bab.BranchAndBound(input_limit=0, trial_limit=0)(task)
     proof = records.proof(1)

@@ -6,9 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from certified import Files, flat_proof, input_tree, random_files, shifted
 
+from verifier.certificate.checker import Checker
+from verifier.certificate.format import pack, stored
 from verifier.certificate.nodes import Refused
-from verifier.certificate.trees import INPUT, LEAF, Leaves
+from verifier.certificate.rounded import Rounded
+from verifier.certificate.trees import DIFFERENCES, INPUT, LEAF, TYPES, Leaves, unpack
+from verifier.certificate.writer import write
 
 Path = list[tuple[int, int, int, float, float]]  # kind, position, side, point, multiplier
 NAMES = ("kind", "position", "point", "extra")
@@ -78,3 +83,39 @@ def test_arrays_of_different_lengths_are_refused() -> None:
     arrays = {"kind": [2, 0, 0], "position": [0] * 2, "point": [0.0] * 3, "extra": []}
     with pytest.raises(Refused, match="loose ends"):
         Leaves(hints_of(arrays), "a0")
+
+
+@pytest.mark.parametrize("shape", [(0,), (1,), (7,), (3, 0), (0, 4), (3, 50), (2, 2, 3)])
+def test_a_file_holds_any_numbers(shape: tuple[int, ...]) -> None:
+    """Of every type, the greatest and the least among them; differences are taken modulo what the type holds."""
+    draw, arrays = np.random.default_rng(0), {}
+    for name, kind in TYPES.items():
+        dtype = np.dtype(kind)
+        ends = (np.iinfo(dtype).min, np.iinfo(dtype).max) if dtype.kind in "iu" else (-3.5, 1e30)
+        arrays[name] = draw.choice(np.array([*ends, 0, 1, 5]), shape).astype(dtype)
+    found = unpack(pack({}, arrays))
+    assert set(DIFFERENCES) < set(TYPES)
+    for name, array in arrays.items():
+        assert found[name].shape == shape and np.array_equal(stored(name, found[name]), array)
+
+
+def test_small_steps_take_few_bytes() -> None:
+    places = np.stack((np.zeros(9000), np.arange(9000), np.zeros(9000))).astype(np.int64)
+    assert len(pack({}, {"slots": places})) < 400
+
+
+def test_trees_of_a_region_are_checked_together_as_alone() -> None:
+    """Bounds of every part, with several unsafe sets of one region, are those of a check of the set alone."""
+    several = 0
+    for seed in range(30):
+        files: Files = shifted(random_files(seed), 1.0)
+        hints = unpack(write(files.model, files.text, flat_proof(files, input_tree, recompute=True)))
+        checker = Checker(hints, files.network, files.statements)
+        with np.errstate(all="ignore"):
+            analysis = checker.analysis(Rounded, files.statements[0], 0)
+            base = analysis.bounds(files.statements[0].region.box)
+            alone = [checker.halved({k: set()}, base, analysis, None) for k in range(len(files.statements))]
+            together = checker.halved({k: set() for k in range(len(alone))}, base, analysis, None)
+        assert float(together) == pytest.approx(float(min(alone)), rel=1e-9)
+        several += len(alone) > 1 and len({id(case.region) for case in files.statements}) == 1
+    assert several > 5

@@ -15,12 +15,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from verifier.batch import workers
 from verifier.batch.journal import read
 from verifier.batch.merging import read_all
 from verifier.certificate.trees import unpack
+from verifier.cli.certify import default_jobs
+from verifier.load import export_onnx, from_module
 
 Run = Callable[..., tuple[int, str, str]]
 ROOT = Path(__file__).parents[2]
@@ -74,6 +79,11 @@ def test_shards_are_merged_and_reported(run: Run, folder: Path) -> None:
     assert Path("figures/accuracy.png").read_bytes().startswith(b"\x89PNG")
     [row] = csv.DictReader(Path("table.csv").read_text().splitlines())
     assert (row["run"], row["certified"], row["undecided"]) == ("known", "50.00 %", "0.00 %")
+    for command, extra in (("merge", ["-o", "again.jsonl"]), ("report", ["-o", "again.html"])):
+        code, out, err = run(command, "all.jsonl", *extra, "--json")
+        record = json.loads(out)
+        assert (code, err, record["command"], record["files"]) == (0, "", command, extra[1:])
+        assert [total["radii"][0]["verified"] for total in record["runs"]] == [1]
     Path("data.npz").unlink()
     code, out, _ = run("report", "all.jsonl")
     assert code == 0 and "no counterexamples of known are shown: data.npz" in out
@@ -105,6 +115,30 @@ def test_an_undecided_input_is_told_by_the_exit_code(run: Run, folder: Path) -> 
 def test_bad_input(run: Run, folder: Path, argv: list[str], named: str) -> None:
     code, out, err = run("certify", "known.onnx", "--dataset", "data.npz", *argv)
     assert (code, out) == (2, "") and named in err and err.count("\n") == 1
+
+
+def test_channels_behind_are_not_read_as_if_they_were_in_front(run: Run, folder: Path) -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
+    export_onnx(from_module(net, (3, 2, 2)), folder / "colour.onnx")
+    np.savez("behind.npz", images=np.full((1, 2, 2, 3), 0.5), labels=np.array([0]), classes=2)
+    for command in ("verify", "certify"):
+        code, out, err = run(command, "colour.onnx", "--dataset", "behind.npz", "--eps", "0.1")
+        assert (code, out) == (2, "") and "behind" in err and "2" in err and err.count("\n") == 1
+
+
+def test_certificates_that_cannot_be_stored_end_the_run(run: Run, folder: Path) -> None:
+    taken = folder / "proofs" / "0_0.2.cert"
+    taken.mkdir(parents=True)
+    code, out, err = run(*KNOWN, "--eps", "0.2", "--certificates", "proofs")
+    assert (code, out) == (2, "") and err.count("\n") == 1
+    assert err.startswith(f"verifier: error: {taken}: cannot be written") and err.endswith("go on with --resume\n")
+    taken.rmdir()
+    code, _, _ = run(*KNOWN, "--eps", "0.2", "--certificates", "proofs", "--resume")
+    assert code == 0 and len(list(Path("proofs").iterdir())) == 3
+
+
+def test_a_worker_for_every_core_or_gpu() -> None:
+    assert default_jobs(torch.device("cpu")) == len(os.sched_getaffinity(0)) and default_jobs(torch.device("cuda")) == 1
 
 
 def test_reports_of_nothing_are_refused(run: Run, folder: Path) -> None:

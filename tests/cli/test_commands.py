@@ -92,6 +92,31 @@ def test_export_writes_a_program_with_the_exact_optimum(run: Run, folder: Path, 
     assert highs.getInfo().objective_function_value == pytest.approx(0.5 - 2 * 0.2, abs=1e-6)
 
 
+@pytest.mark.parametrize("norm", NORMS)
+def test_export_writes_the_property_that_a_certificate_is_about(run: Run, folder: Path, norm: str) -> None:
+    ball = (*KNOWN, "--eps", "0.2", "--norm", norm)
+    code, out, _ = run("export", *ball, "-o", "p.vnnlib")
+    assert (code, "p.vnnlib" in out) == (0, True)
+    ours, about, *text = Path("p.vnnlib").read_text().splitlines()
+    assert f"within {norm} distance 0.2 of data image 0 (label 0), from 0 to 1" in ours
+    assert load("known.onnx").sha256 in about
+    assert run("verify", *ball, "--certificate", "c.cert")[0] == 0
+    assert Path("c.vnnlib").read_text().splitlines() == text
+
+
+def test_a_counterexample_breaks_the_property_that_was_exported(run: Run, folder: Path) -> None:
+    ball = (*KNOWN, "--eps", "0.6")
+    assert run("export", *ball, "-o", "p.vnnlib")[0] == 0
+    assert run("verify", *ball, "--out", "found")[0] == 1
+    [point] = Path("found").glob("*.npy")
+    against = ("check", "--model", "known.onnx", "--property", "p.vnnlib", "--counterexample")
+    assert run(*against, point)[0] == 0
+    np.save("centre.npy", np.load("data.npz")["images"][0])
+    assert run(*against, "centre.npy")[0] == 1
+    code, out, _ = run("export", *ball, "-o", "p.vnnlib", "--json")
+    assert code == 0 and json.loads(out)["files"] == ["p.vnnlib"]
+
+
 @pytest.mark.parametrize("relaxation", export.RELAXATIONS)
 @pytest.mark.parametrize("objective", export.OBJECTIVES)
 def test_export_json_tells_the_size_of_what_it_wrote(run: Run, folder: Path, relaxation: str, objective: str) -> None:
@@ -109,7 +134,9 @@ def test_export_json_tells_the_size_of_what_it_wrote(run: Run, folder: Path, rel
 @pytest.mark.parametrize(
     ("argv", "named"),
     [
-        (("export", *KNOWN, "--eps", "0.1", "-o", "p.txt"), ".mps or .lp"),
+        (("export", *KNOWN, "--eps", "0.1", "-o", "p.txt"), ".mps, .lp, .vnnlib"),
+        (("export", *KNOWN, "--eps", "0.1", "-o", "p.vnnlib", "--relaxation", "lp"), "--relaxation"),
+        (("export", *KNOWN, "--eps", "0.1", "-o", "data.npz/p.vnnlib"), "cannot be written"),
         (("export", *KNOWN, "--eps", "0.1", "-o", "no/where/p.mps"), "p.mps"),
         (("export", *KNOWN, "--eps", "0.1", "-o", "p.mps", "--norm", "l2"), "l2"),
         (("export", *KNOWN, "--eps", "0.1", "-o", "p.mps", "--method", "milp"), "interval"),

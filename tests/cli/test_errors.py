@@ -12,9 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from torch import nn
 
 from verifier import strategy
 from verifier.cli.main import main, main_verify
+from verifier.load import export_onnx, from_module
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -51,7 +53,7 @@ CASES = {
     "array of words": (("known.onnx", *EPS, "--input", "words.npy"), "words.npy"),
     "truncated array": (("known.onnx", *EPS, "--input", "cut.npy"), "cut.npy"),
     "array with NaN": (("known.onnx", *EPS, "--input", "nan.npy"), "NaN"),
-    "array outside of the data range": (("known.onnx", *EPS, "--input", "pixels.npy"), "[0.0, 1.0]"),
+    "array outside of the data range": (("known.onnx", *EPS, "--input", "pixels.npy"), "[0, 1]"),
     "unknown data set": (("known.onnx", *EPS, "--dataset", "cifar"), "digits, mnist"),
     "missing npz": (("known.onnx", *EPS, "--dataset", "nowhere.npz"), "nowhere.npz"),
     "unreadable npz": (("known.onnx", *EPS, "--dataset", "broken.npz"), "broken.npz"),
@@ -59,6 +61,8 @@ CASES = {
     "index and input": ((*KNOWN, *EPS, "--index", "0", "--input", "long.npy"), "--index"),
     "data set and input": ((*KNOWN, *EPS, "--input", "long.npy"), "--dataset and --input"),
     "one output": (("single.onnx", "--dataset", "data.npz", *EPS), "two classes"),
+    "a score for every place": (("places.onnx", "--dataset", "places.npz", *EPS), "outputs 2x4"),
+    "labels from 1 on": (("known.onnx", "--dataset", "from1.npz", *EPS), "4 classes, known.onnx has 3 outputs"),
     "unknown solver": ((*KNOWN, *EPS, "--solver", "gurobi"), "highs, cvxpy, pulp, scipy"),
     "unknown method": ((*KNOWN, *EPS, "--method", "magic"), ", ".join(strategy.METHODS)),
     "unknown norm": ((*KNOWN, *EPS, "--norm", "l0"), "l0"),
@@ -84,6 +88,9 @@ def bad(folder: Path) -> Path:
     np.save("words.npy", np.array(["a", "b", "c", "d"]))
     np.save("nan.npy", np.full((2, 2), np.nan, dtype=np.float32))
     np.save("pixels.npy", np.array([[0, 255], [3, 4]], dtype=np.float32))
+    export_onnx(from_module(nn.Conv1d(3, 2, 1), (3, 4)), "places.onnx")
+    np.savez("places.npz", images=np.full((1, 3, 4), 0.5), labels=np.array([0]))
+    np.savez("from1.npz", images=np.full((2, 1, 2, 2), 0.5), labels=np.array([1, 3]))
     Path("cut.npy").write_bytes(Path("long.npy").read_bytes()[:20])
     Path("broken.npz").write_bytes(b"PK\x03\x04 and then nothing of use")
     model = Path(__file__).parents[2] / "models" / "digits_mlp.pt"

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from verifier.data import file_sha256
 from verifier.verdict import Result, StageReport, Verdict
+from verifier.zoo import ModelCard, write_card
 
 POINT = np.array([[[0.7, 0.2], [0.0, 0.5]]], dtype=np.float32)  # image 0 of data.npz
 MODELS = Path(__file__).parents[2] / "models"
@@ -140,6 +142,15 @@ def test_an_open_question_tells_why_and_what_is_known(run: Run, folder: Path, mo
     assert out.startswith("UNKNOWN: ") and "time is up; the margin is at least -inf and at most 0.5" in out
     code, out, _ = run(*KNOWN, "--eps", "0.1", "--json")
     assert (code, json.loads(out)["margin_proved"], json.loads(out)["reason"]) == (3, None, "time is up")
+
+
+def test_a_data_range_that_is_not_the_cards_is_told(run: Run, folder: Path) -> None:
+    card = ModelCard(sha256=file_sha256("known.onnx"), input_shape=(1, 2, 2), classes=3, lower=-1, upper=2)
+    write_card(card, "known.json")
+    for upper, told in ((1, True), (2, False)):
+        np.savez("data.npz", images=POINT[None], labels=np.array([0]), classes=3, lower=-1, upper=upper)
+        code, out, _ = run("verify", "known.onnx", "--dataset", "data.npz", "--eps", "0.1")
+        assert code == 0 and ("note: inputs stay in the data range [-1, 1]; the model card has [-1, 2]" in out) is told
 
 
 def test_the_default_input_comes_from_the_model_card_and_the_output_says_so(run: Run) -> None:

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import math
 import os
 import pickle
 import struct
@@ -16,6 +17,8 @@ from torch import nn
 from verifier import zoo
 from verifier.errors import InputError, ModelError, RefusedError, UnsupportedOperatorError, VerifierError
 from verifier.load import export_onnx, from_module, load
+from verifier.load.pickles import LAYERS
+from verifier.ops.registry import MODULE
 
 
 def saved(module_or_state: object, path: Path, **options: object) -> Path:
@@ -249,6 +252,57 @@ def test_unsupported_operators_are_named_with_their_node(tmp_path: Path) -> None
     model.graph.node[0].domain = "com.example"
     path.write_bytes(model.SerializeToString())
     assert "'com.example.MatMul' at node 'n7'" in refusal(path)
+
+
+def test_an_unknown_operator_is_named_before_what_prepares_for_it(tmp_path: Path) -> None:
+    """An export of nn.LSTM begins with a Transpose of the batch axis, which no network may have."""
+    sides = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in "xy"]
+    sides[0].CopyFrom(helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 4]))
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["t"], perm=[1, 0, 2]),
+        helper.make_node("LSTM", ["t", "W", "R"], ["y"], "memory", hidden_size=2),
+    ]
+    stored = [numpy_helper.from_array(np.zeros((1, 8, n), np.float32), name) for name, n in (("W", 4), ("R", 2))]
+    (tmp_path / "net.onnx").write_bytes(
+        helper.make_model(helper.make_graph(nodes, "g", sides[:1], sides[1:], stored)).SerializeToString()
+    )
+    with pytest.raises(UnsupportedOperatorError, match="unsupported operator 'LSTM' at node 'memory'"):
+        load(tmp_path / "net.onnx")
+
+
+def test_every_layer_that_can_be_analysed_can_be_unpickled() -> None:
+    assert {layer.__name__ for layer in LAYERS} - {"Sequential"} == set(MODULE)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.ConvTranspose1d(3, 2, 3, stride=2, padding=1, output_padding=1), (3, 5)),
+        (nn.PReLU(init=0.3), (4,)),
+        (nn.Hardswish(), (4,)),
+        (nn.Hardsigmoid(), (4,)),
+        (nn.Softsign(), (4,)),
+        (nn.Softplus(beta=2.0), (4,)),
+        (nn.ELU(0.5), (4,)),
+        (nn.CELU(0.7), (4,)),
+        (nn.SELU(), (4,)),
+        (nn.GELU(), (4,)),
+        (nn.SiLU(), (4,)),
+        (nn.Softmax(1), (4,)),
+        (nn.LogSoftmax(dim=-1), (4,)),
+        (nn.AvgPool1d(3, 2, padding=1, count_include_pad=False), (2, 7)),
+        (nn.MaxPool1d(3, 2, padding=1), (2, 7)),
+        (nn.AdaptiveAvgPool1d(2), (2, 6)),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_pickled_layer_comes_back(tmp_path: Path, layer: nn.Module, shape: tuple[int, ...]) -> None:
+    size, x = math.prod(shape), torch.randn(3, math.prod(shape))
+    net = nn.Sequential(nn.Linear(size, size), nn.Unflatten(1, shape), layer, nn.Flatten()).eval()
+    model = load(saved(net, tmp_path / "net.pt"))
+    expected = net(x).detach().numpy()
+    np.testing.assert_array_equal(model.native(x.numpy()), expected)
+    np.testing.assert_allclose(model.graph(x.double()).numpy(), expected, atol=1e-5)
 
 
 def test_input_shapes_that_cannot_be_read(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from verifier import zoo
 from verifier.errors import ModelError, UnsupportedOperatorError
 from verifier.graph import Graph, GraphBuilder
-from verifier.load import export_onnx, from_module, load
+from verifier.load import export_onnx, from_module, load, load_module
 from verifier.ops import affine, convolution, exponential, gates, powers, product, relu, shape, smooth, waves
 from verifier.ops.registry import ATEN, MODULE, OPS
 
@@ -368,11 +368,61 @@ def test_the_card_tells_architecture_shape_and_normalisation(tmp_path: Path) -> 
 
 def test_a_card_that_does_not_fit_is_an_error(tmp_path: Path) -> None:
     path, _ = with_card(tmp_path, sha256="0" * 64)
-    with pytest.raises(ModelError, match=r"the card model\.json describes other weights"):
+    with pytest.raises(ModelError, match=r"the card model\.json describes another file"):
         load(path, "mlp_32")
     path, _ = with_card(tmp_path, input_shape=[2, 3, 4])
     with pytest.raises(ModelError, match=r"'1.weight' has shape \(32, 18\), not \(32, 24\)"):
         load(path)
+
+
+def test_a_card_normalises_the_inputs_of_any_file(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Flatten(), nn.Linear(12, 3)).eval(), torch.rand(4, 3, 2, 2)
+    export_onnx(from_module(net, (3, 2, 2)), tmp_path / "net.onnx")
+    torch.save(net, tmp_path / "net.pt")
+    mean, std = (0.1, 0.2, 0.3), (0.5, 2.0, 1.0)
+    expected = net((x - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)).detach().numpy()
+    for path in (tmp_path / "net.onnx", tmp_path / "net.pt"):
+        card = {"sha256": load_sha256(path), "input_shape": [3, 2, 2], "classes": 3, "mean": mean, "std": std}
+        zoo.card_path(path).write_text(json.dumps(card))
+        model = load(path)
+        np.testing.assert_allclose(model.native(x.numpy()), expected, atol=1e-6)
+        np.testing.assert_allclose(model.graph(x.double()).numpy(), expected, atol=1e-6)
+        path.write_bytes(path.read_bytes() + b"\x00" * (path.suffix == ".pt") + b"\x32\x00" * (path.suffix == ".onnx"))
+        with pytest.raises(ModelError, match=r"net\.json describes another file"):
+            load(path)
+    # The last card is about net.pt as it was. Of net.pt as it is, it is none of the business of net.onnx.
+    card["sha256"] = load_sha256(tmp_path / "net.pt")
+    (tmp_path / "net.json").write_text(json.dumps(card))
+    assert load(tmp_path / "net.pt").card is not None and load(tmp_path / "net.onnx").card is None
+    zoo.card_path(path).write_text('{"trainer": "of another tool"}')
+    assert load(tmp_path / "net.onnx").card is None
+
+
+def test_a_module_is_a_model(tmp_path: Path) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.drop, self.last = nn.Linear(4, 8), nn.Dropout(), nn.Linear(8, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.last(self.drop(self.first(x.reshape(1, 4)).relu()))
+
+    torch.manual_seed(0)
+    net, x = Net(), torch.rand(5, 1, 2, 2)
+    model = load_module(net, (1, 2, 2))
+    assert net.training and model.kind == "module" and str(model.path) == "Net"
+    expected = np.concatenate([net.eval()(row[None]).detach().numpy() for row in x])  # one by one, as it wants them
+    np.testing.assert_array_equal(model.native(x.numpy()), expected)
+    np.testing.assert_allclose(model.graph(x.double()).numpy(), expected, atol=1e-6)
+    (tmp_path / "net.onnx").write_bytes(model.onnx())
+    np.testing.assert_allclose(load(tmp_path / "net.onnx").native(x.numpy()), expected, atol=1e-6)
+    np.testing.assert_array_equal(load_module(net.double(), (1, 2, 2)).native(x.numpy()), expected)
+    net.last.weight.data += 1e-12
+    with pytest.raises(
+        ModelError, match=r"Net: tensor 'last\.weight' holds torch\.float64 numbers that float32 cannot"
+    ):
+        load_module(net, (1, 2, 2))
 
 
 def test_loading_imports_no_heavy_package(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from verifier.batch.merging import Results
 from verifier.batch.records import ERROR, FALSIFIED, UNKNOWN, VERIFIED, Record, Run, encoded
-from verifier.report.figures import drawable, examples, gallery, png
+from verifier.report.figures import Example, drawable, examples, gallery, png
 from verifier.report.page import accuracy_table, draw, page, table_csv
 from verifier.report.summary import hardest, stage_rows, summary
 
@@ -100,6 +100,23 @@ def test_the_page_is_whole_and_self_contained(results: Results) -> None:
     assert all(source.startswith("data:image/png;base64,") for source in checker.sources)
     assert not re.search(r"https?://|<script|<link", text)
     assert "net <1>" in checker.text and "the time <limit> was reached" in checker.text and "57.14 %" in checker.text
+
+
+def test_pictures_of_a_gallery_stand_apart_and_keep_their_shape(results: Results) -> None:
+    shapes = [(4, 8), (8, 4, 3), (6, 6)]
+    record = next(iter(results.records.values()))
+    figure = gallery([Example(record, np.zeros(shape), np.ones(shape)) for shape in shapes])
+    [panel] = figure.axes
+    boxes = []
+    for image, shape in zip(panel.images, [shape for shape in shapes for _ in range(3)], strict=True):
+        assert image.get_array().shape == shape
+        left, right, bottom, top = image.get_extent()
+        (x, y), (u, v) = panel.transData.transform([(left, bottom), (right, top)]) / figure.dpi
+        assert 0 <= x < u <= figure.get_figwidth() and 0 <= y < v <= figure.get_figheight()
+        assert (u - x) / (v - y) == pytest.approx(shape[1] / shape[0])
+        assert all(u <= other[0] or other[2] <= x or v <= other[1] or other[3] <= y for other in boxes)
+        boxes.append((x, y, u, v))
+    assert len(panel.texts) == 9 and panel.texts[2].get_text() == "difference x 1"
 
 
 def test_the_table_as_csv(results: Results) -> None:

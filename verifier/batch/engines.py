@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import Any
 
 from verifier.batch.workers import STARTUP_LIMIT, Outcome, Task, Value
-from verifier.errors import InputError, VerifierError
+from verifier.errors import InputError, StorageError, VerifierError
 
 
 def ray_serve(
@@ -20,7 +20,8 @@ def ray_serve(
 ) -> Iterator[Outcome[Task, Value]]:
     """As `workers.serve`, in `jobs` actors of one core on the cluster that RAY_ADDRESS names, else on this machine.
 
-    Raises InputError when Ray is not installed, VerifierError when actors cannot start.
+    Raises InputError when Ray is not installed, VerifierError when actors cannot start, StorageError when one cannot
+    write what it found.
     """
     ray = _ray()
     started = not ray.is_initialized()
@@ -85,7 +86,7 @@ class _Pool:
         self.running[actor.call.remote(task)] = _Call(actor, task, self.limit(task))
 
     def outcomes(self) -> Iterator[Outcome[Any, Any]]:
-        """Wait until a call ends or is late, and tell what became of it. Raises VerifierError when no actor starts."""
+        """Wait until a call ends or is late, and tell what became of it. Raises what `ray_serve` raises."""
         pause = max(0.0, min(call.deadline for call in self.running.values()) - time.monotonic())
         for reference in self.ray.wait(list(self.running), timeout=pause)[0]:
             yield from self._ended(self.running.pop(reference), reference)
@@ -101,6 +102,8 @@ class _Pool:
             values = self.ray.get(reference)
         except self.ray.exceptions.RayError as error:
             self.ray.kill(call.actor)
+            if isinstance(cause := getattr(error, "cause", None), StorageError):
+                raise StorageError(str(cause)) from None
             if call.starting:
                 raise VerifierError(f"while a Ray worker started: {_reason(error)}") from error
             yield Outcome(call.task, None, call.spent, failure=_reason(error))

@@ -6,6 +6,7 @@ line, the last one, which the next opening cuts off; damage anywhere else is ref
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -15,8 +16,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
-from verifier.errors import InputError
+from verifier.errors import InputError, StorageError
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 SEAL = ', "crc32": "'
 SEALED = len(SEAL) + 8 + len('"}\n')  # bytes at the end of every line
 
@@ -103,7 +105,7 @@ class Journal:
             raise
 
     def append(self, lines: Iterable[Line]) -> None:
-        """Write lines and synchronise them. Raises InputError, with none of them written, when that fails."""
+        """Write lines and synchronise them. Raises StorageError, with none of them written, when that fails."""
         content = b"".join(map(sealed, lines))
         try:
             written = 0
@@ -112,8 +114,7 @@ class Journal:
             os.fsync(self._file)
         except OSError as error:
             os.ftruncate(self._file, self._size)
-            reason = f"cannot be written ({error.strerror}); make room and go on with --resume"
-            raise InputError(f"{self.path}: {reason}") from error
+            raise _unwritten(self.path, error) from error
         self._size += len(content)
 
     def __enter__(self) -> Self:
@@ -126,14 +127,14 @@ class Journal:
 def save(folder: Path, name: str, content: bytes) -> str:
     """Store a file so that it is either whole or absent, for a line that is written next to name it.
 
-    Returns the name. Raises InputError when it cannot be written.
+    Returns the name. Raises StorageError when it cannot be written.
     """
     save_all(folder, {name: content})
     return name
 
 
 def save_all(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Store files by name, each whole or absent; raises InputError when one cannot be written.
+    """Store files by name, each whole or absent; raises StorageError when one cannot be written.
 
     To wait for the disk once for all takes half the time.
     """
@@ -149,15 +150,16 @@ def save_all(folder: Path, files: Mapping[str, bytes]) -> None:
         except OSError as error:
             with suppress(OSError):
                 part.unlink()
-            raise _full(folder / name, error) from error
+            raise _unwritten(folder / name, error) from error
     try:
         _synchronise(folder)
     except OSError as error:
-        raise _full(folder, error) from error
+        raise _unwritten(folder, error) from error
 
 
-def _full(path: Path, error: OSError) -> InputError:
-    return InputError(f"{path}: cannot be written ({error.strerror}); make room and go on with --resume")
+def _unwritten(path: Path, error: OSError) -> StorageError:
+    way_out = "make room" if error.errno in FULL else "make it writable"
+    return StorageError(f"{path}: cannot be written ({error.strerror}); {way_out} and go on with --resume")
 
 
 def _synchronise(folder: Path) -> None:

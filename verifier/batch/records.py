@@ -9,7 +9,7 @@ import json
 import math
 import sys
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -119,37 +119,46 @@ class Record:
         return {"kind": "result", "key": run.key(self.case), **asdict(self)}
 
 
-KINDS: dict[type, dict[str, Any]] = {cls: get_type_hints(cls) for cls in (Run, Record)}
-
-
 def parse(line: Mapping[str, Any], cls: type, drop: Iterable[str]) -> Any:
     """The Run or Record that a line holds. Raises InputError when it holds none."""
     what, kinds = f"is no {cls.__name__.lower()} of this version's journals", KINDS[cls]
     values = {name: value for name, value in line.items() if name not in drop}
-    required = {f.name for f in fields(cls)[: 7 if cls is Record else 10]}
-    if not (required <= values.keys() <= kinds.keys()):
+    if not (REQUIRED[cls] <= values.keys() <= kinds.keys()):
         raise InputError(f"{what} (other fields); give another file")
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    if unfit := [name for name, value in values.items() if not _fits(value, kinds[name])]:
+    if unfit := [name for name, value in values.items() if not kinds[name](value)]:
         raise InputError(f"{what} (malformed {', '.join(unfit)}); give another file")
     return cls(**values)
 
 
-def _fits(value: Any, kind: Any) -> bool:
-    """Whether a value read from JSON, its lists as tuples, is what a field's annotation says.
+Fits = Callable[[Any], bool]
+
+
+def _fitting(kind: Any) -> Fits:
+    """Tells whether a value read from JSON, its lists as tuples, is what a field's annotation says.
 
     Integers are counts and indices, or -1 where there is none; numbers are finite, as JSON's are.
     """
-    kinds = get_args(kind)
+    kinds = [_fitting(each) for each in get_args(kind) if each is not Ellipsis]
     if get_origin(kind) is UnionType:
-        return any(_fits(value, each) for each in kinds)
+        return lambda value: any(fits(value) for fits in kinds)
     if get_origin(kind) is tuple:
-        return type(value) is tuple and all(_fits(each, kinds[0]) for each in value)
+        return lambda value: type(value) is tuple and all(map(kinds[0], value))
     if get_origin(kind) is Mapping:
-        return type(value) is dict and all(_fits(each, kinds[1]) for each in value.values())
+        return lambda value: type(value) is dict and all(map(kinds[1], value.values()))
     if kind is float:
-        return type(value) in (int, float) and abs(value) <= sys.float_info.max
-    return type(value) is kind and (kind is not int or -1 <= value <= sys.maxsize)
+        return lambda value: type(value) in (int, float) and abs(value) <= sys.float_info.max
+    if kind is int:
+        return lambda value: type(value) is int and -1 <= value <= sys.maxsize
+    return lambda value: type(value) is kind
+
+
+KINDS: dict[type, dict[str, Fits]] = {
+    cls: {name: _fitting(kind) for name, kind in get_type_hints(cls).items()} for cls in (Run, Record)
+}
+REQUIRED: dict[type, set[str]] = {
+    cls: {field.name for field in fields(cls)[:count]} for cls, count in ((Run, 10), (Record, 7))
+}
 
 
 def as_run(line: Mapping[str, Any]) -> Run:

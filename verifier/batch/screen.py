@@ -14,7 +14,7 @@ from verifier.bounds.crown import Crown
 from verifier.bounds.enclosure import forward_error
 from verifier.proof import Proof
 from verifier.search.record import Records
-from verifier.simplify import simplified
+from verifier.simplify import is_merged, simplified
 from verifier.spec.property import Property
 from verifier.strategy import ALLOWANCE, Subject, forms
 from verifier.types import Box
@@ -97,8 +97,7 @@ class Screen:
             bounds = self.rows[k][self.sets[k] == number][: len(unsafe.d)]
             weights = torch.nn.functional.one_hot(bounds.argmax(), len(bounds))
             records.sets[number] = records.unsplit(weights, flat=False), 0
-        merged = sum(n.size for n in self.graph.nodes) != sum(n.size for n in self.subject.graph.nodes)
-        return records.proof(len(self.properties[k].unsafe), merged)
+        return records.proof(len(self.properties[k].unsafe), is_merged(self.graph, self.subject.graph))
 
     def _bounds(self, owner: Tensor, low: Tensor, high: Tensor, deadline: float) -> Tensor:
         """Lower bounds (n, rows) of the half-spaces of the properties `owner` over boxes."""

@@ -160,6 +160,7 @@ def describe(
     from verifier.batch.records import Run
     from verifier.bounds.interval import read_by_activations
     from verifier.simplify import simplified
+    from verifier.types import same_layout
 
     if method not in METHODS:
         raise InputError(f"unknown method '{method}' (available: {', '.join(METHODS)})")
@@ -169,10 +170,14 @@ def describe(
         Together(model.onnx())
     graph = model.graph
     classes = math.prod(graph.output_shape)
-    if math.prod(data.shape) != math.prod(graph.input_shape):
+    if not same_layout(data.shape, graph.input_shape):
         raise InputError(f"{data.name} has inputs of shape {data.shape}, {model.path} reads {tuple(graph.input_shape)}")
-    if classes < 2 or int(data.labels.max()) >= classes:
-        raise InputError(f"{data.name} has {data.classes} classes, {model.path} has {classes} outputs")
+    if classes < 2 or max(graph.output_shape) < classes:
+        wanted = "a prediction needs one score for each of at least two classes"
+        raise InputError(f"{model.path} has outputs of shape {tuple(graph.output_shape)}: {wanted}")
+    if int(data.labels.max()) >= classes:
+        counts = f"{data.name} has {data.classes} classes, {model.path} has {classes} outputs"
+        raise InputError(f"{counts}: number the labels from 0 on")
     analysed = simplified(graph)
     layers = tuple(analysed.nodes[node].name for node in sorted(read_by_activations(analysed)))
     return Run(

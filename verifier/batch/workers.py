@@ -21,7 +21,7 @@ from multiprocessing import connection, get_context, parent_process
 from threading import Thread
 from typing import Any, Generic, TypeVar
 
-from verifier.errors import VerifierError
+from verifier.errors import StorageError, VerifierError
 
 STARTUP_LIMIT = 300.0  # seconds; importing torch from a cold disk takes many
 SPAWN = get_context("spawn")  # a fork of a process that runs threads may hang
@@ -33,6 +33,7 @@ class Said(Enum):
     READY = "it has started"
     PART = "an item of its answer"
     DONE = "its answer, or the end of it"
+    FULL = "what it found cannot be written"
 
 
 Task = TypeVar("Task")
@@ -74,7 +75,8 @@ def serve(
     setup: called once in every worker, returns what answers a task, at once or item by item; like tasks and answers it
     must be picklable. source: the next task, or None when there is none now; asked again after every outcome, so that
     answers may lead to tasks. limit: after how many seconds a worker is killed. memory: bytes that a worker may take.
-    Raises VerifierError when workers cannot start.
+    Raises VerifierError when workers cannot start, StorageError when one cannot write what it found: others could not
+    either.
     """
     workers: list[_Worker] = []
     try:
@@ -137,7 +139,7 @@ class _Worker:
         self.deadline = self.began + self.limit
 
     def poll(self) -> Outcome | None:
-        """What became of the task, once it is known. Raises VerifierError when the process failed to start."""
+        """What became of the task, once it is known. Raises what `serve` raises."""
         if self.pipe.poll():
             try:
                 said, value = self.pipe.recv()
@@ -147,6 +149,8 @@ class _Worker:
                 self.ready = True
                 self._start_clock()
                 return None
+            if said is Said.FULL:
+                raise StorageError(value)
             self.busy = said is Said.PART
             return Outcome(self.task, value, time.monotonic() - self.began, last=not self.busy)
         if time.monotonic() < self.deadline:
@@ -210,11 +214,15 @@ def _answer_all(setup: Callable[[], Callable[[Any], Any]], pipe: connection.Conn
     with suppress(EOFError, BrokenPipeError):
         pipe.send((Said.READY, None))
         while True:
-            value = answer(pipe.recv())
-            if isinstance(value, Iterator):
-                for part in value:
-                    pipe.send((Said.PART, part))
-                value = None
+            try:
+                value = answer(pipe.recv())
+                if isinstance(value, Iterator):
+                    for part in value:
+                        pipe.send((Said.PART, part))
+                    value = None
+            except StorageError as error:
+                pipe.send((Said.FULL, str(error)))
+                return
             pipe.send((Said.DONE, value))
 
 

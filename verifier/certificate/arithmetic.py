@@ -37,9 +37,10 @@ class Prepared(NamedTuple):
     high: Array
     reach: Array | None = None
 
-    def at(self, regions: Array) -> Prepared:
-        """Of some regions only."""
-        made: list[Any] = [x if x is None or len(x) == 1 else x[regions] for x in self]
+    def at(self, regions: Array, columns: Array | None = None) -> Prepared:
+        """Of some regions only, and some columns."""
+        part = self if columns is None else [x if x is None else x[:, columns] for x in self]
+        made: list[Any] = [x if x is None or len(x) == 1 else x[regions] for x in part]
         return Prepared(*made)
 
     def seen(self, regions: Array, columns: Array) -> Prepared:

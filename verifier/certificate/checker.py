@@ -28,25 +28,24 @@ if __package__:
     from verifier.certificate.arithmetic import clipped
     from verifier.certificate.exact import Exact, TooWide
     from verifier.certificate.nodes import Array, Refused, need
-    from verifier.certificate.parts import cut
     from verifier.certificate.properties import Case, read_property
     from verifier.certificate.pulling import SMALL32, UNIT32, Domains
     from verifier.certificate.reading import Network
     from verifier.certificate.refining import BATCH, leaves_at_once
     from verifier.certificate.rounded import Rounded
-    from verifier.certificate.trees import INPUT, LEAF, MOST_BYTES, Leaves, Tree, joined, of_region, unpack
+    from verifier.certificate.trees import INPUT, LEAF, MOST_BYTES, Leaves, Trees, joined, of_region, unpack
 else:  # run as a file, with the others beside it
     from analysis import Analysis  # type: ignore
     from arithmetic import clipped  # type: ignore
     from exact import Exact, TooWide  # type: ignore
     from nodes import Array, Refused, need  # type: ignore
-    from parts import cut  # type: ignore
     from properties import Case, read_property  # type: ignore
     from pulling import SMALL32, UNIT32, Domains  # type: ignore
     from reading import Network  # type: ignore
     from refining import BATCH, leaves_at_once  # type: ignore
     from rounded import Rounded  # type: ignore
-    from trees import INPUT, LEAF, MOST_BYTES, Leaves, Tree, joined, of_region, unpack  # type: ignore
+    from trees import INPUT, LEAF, MOST_BYTES, Leaves, Trees, joined, of_region, unpack  # type: ignore
+
 
 EXACT_WORK = 1 << 25  # about a minute of exact arithmetic
 
@@ -91,17 +90,19 @@ class Checker:
         again = sum(len(kind) for kind, yes in zip(kinds, anew, strict=True) if yes)
         work = network.total * (hidden + lemmas + count + hidden * again)
         exact = arithmetic == "exact" or (arithmetic == "auto" and work < EXACT_WORK)
-        margins: list[Fraction] = []
-        regions: dict[int, tuple[Analysis, Analysis | None, Domains]] = {}
+        margins, regions = list[Fraction](), dict[int, list[int]]()
         for k, case in enumerate(self.cases):
-            if id(case.region) not in regions:
-                analysis = self.analysis(Exact if exact else Rounded, case, len(regions))
-                second = self.analysis(Exact, case, len(regions)) if sample and not exact else None
-                regions[id(case.region)] = analysis, second, analysis.bounds(case.region.box)
-            analysis, second, base = regions[id(case.region)]
-            closed = np.nonzero(kinds[k] == LEAF)[0] if anew[k] else np.arange(int((kinds[k] == LEAF).sum()))
-            chosen = np.random.default_rng().permutation(closed)[: sample if second else 0]
-            margins.append((self.halved if anew[k] else self.split)(k, base, analysis, second, set(chosen.tolist())))
+            regions.setdefault(id(case.region), []).append(k)
+        for region, sets in enumerate(regions.values()):
+            case = self.cases[sets[0]]
+            analysis = self.analysis(Exact if exact else Rounded, case, region)
+            second = self.analysis(Exact, case, region) if sample and not exact else None
+            base = analysis.bounds(case.region.box)
+            closed = {k: np.flatnonzero(kinds[k] == LEAF) for k in sets}
+            chosen = {k: np.random.default_rng().permutation(len(closed[k]))[: sample if second else 0] for k in sets}
+            margins += [self.split(k, base, analysis, second, chosen[k]) for k in sets if not anew[k]]
+            nodes = {k: set(closed[k][chosen[k]].tolist()) for k in sets if anew[k]}
+            margins += [self.halved(nodes, base, analysis, second)] if nodes else []
         kind = "float32 (any order, round to nearest) and real" if single else "real"
         name = Exact.name if exact else Rounded.name + ", a sample of leaves exactly" * (sample > 0)
         return Accepted(kind, count, float(min(margins)), name)
@@ -111,7 +112,7 @@ class Checker:
         single, hints = self.hints["semantics"] == "float32", of_region(self.hints, region)
         return Analysis(self.network, kind, single, hints, case.region.ball)
 
-    def split(self, k: int, base: Domains, analysis: Analysis, second: Analysis | None, chosen: set[int]) -> Fraction:
+    def split(self, k: int, base: Domains, analysis: Analysis, second: Analysis | None, chosen: Array) -> Fraction:
         """Check a tree whose leaves take over the bounds of the whole region; returns their least margin.
 
         Where these hold for unsafe inputs alone, all that is known is a margin above zero.
@@ -124,7 +125,7 @@ class Checker:
         leaves, own = Leaves(self.hints, str(k)), second.adopted(base) if second else base
         need(leaves.count == 1, f"set {k} has no tree of splits, or several")
         for batch in leaves.batches(leaves_at_once(self.network.nodes)):
-            sampled = batch[np.isin(batch, [*chosen])]
+            sampled = batch[np.isin(batch, chosen)]
             for judge, numbers, known in ((analysis, batch, base), (second, sampled, own)):
                 if judge and len(numbers):
                     rows, _ = self.combined(k, self.hints[f"weights.{k}"][numbers])
@@ -133,83 +134,126 @@ class Checker:
                     least = min(least, self.margin(k, numbers, judge.arithmetic.fractions(found), empty))
         return least
 
-    def halved(self, k: int, base: Domains, analysis: Analysis, second: Analysis | None, chosen: set[int]) -> Fraction:
-        """Check a tree every part of which improves the bounds of the whole; returns the least margin.
+    def halved(
+        self, chosen: dict[int, set[int]], base: Domains, analysis: Analysis, second: Analysis | None
+    ) -> Fraction:
+        """Check trees every part of which improves the bounds of the region; returns the least margin of all.
 
-        What linear functions below the rows prove of a part is cut off. The second analysis takes over the bounds of a
-        leaf's parent.
+        What linear functions below the rows prove of a part is cut off. chosen: by unsafe set, which nodes of its tree
+        the second analysis checks, too; it takes over the bounds of a part's parent.
         """
-        tree, least, step = Tree.of(self.hints, k), math.inf, max(1, 4 * BATCH // self.network.total)
-        stack: list[Any] = [([0], *self.cases[k].region.box, base.z)]
+        trees, least, step = Trees.of(self.hints, [*chosen]), math.inf, max(1, 4 * BATCH // self.network.total)
+        again = [root + i for root, own in zip(trees.roots, chosen.values(), strict=True) for i in own]
+        roots = np.array(trees.roots)
+        lower, upper = (side.repeat(len(roots), axis=0) for side in base.box)
+        known = {j: tuple(side.repeat(len(roots), axis=0) for side in z) for j, z in base.z.items()}
+        stack: list[Any] = [(roots, lower, upper, known)]
         while stack:
             taken = [stack.pop()]
-            while stack and sum(len(one[0]) for one in taken) + len(stack[-1][0]) <= step:
+            while stack and sum(len(one[0]) for one in taken) < step:
                 taken.append(stack.pop())
             parts, lower, upper, known = joined(taken)
-            for i in [i for i, part in enumerate(parts) if second and part in chosen and tree.kind[part] == LEAF]:
+            for i in np.flatnonzero(np.isin(parts, again)).tolist():
                 assert second is not None
                 own = {j: (l[[i]], u[[i]]) for j, (l, u) in known.items()}
-                self.part(k, tree, second, parts[i : i + 1], lower[[i]], upper[[i]], own)
-            known, lower, upper, bound = self.part(k, tree, analysis, parts, lower, upper, known)
-            least, left = min(least, bound), ~(lower > upper).any(axis=1)
-            inner = [i for i, part in enumerate(parts) if tree.kind[part] != LEAF and left[i]]
-            halves = [half[parts[i]] for half in (tree.below, tree.above) for i in inner]
-            lower, upper = (np.tile(side[inner], (2, 1)) for side in (lower, upper))
-            known = {j: tuple(np.tile(side[inner], (2, 1)) for side in z) for j, z in known.items()}
-            for at, part in enumerate(parts[i] for i in inner):
-                kind = tree.kind[part]
-                split = (lower, upper) if kind == INPUT else known[self.network.activations[kind - 2]]
-                for half, side in ((at, -1), (at + len(inner), 1)):
-                    cut(split[0], split[1], (half, tree.position[part]), side, tree.point[part])
-            for i in range(0, len(halves), step):
+                self.part(trees, second, parts[[i]], lower[[i]], upper[[i]], own, None)
+            shared = base if np.array_equal(parts, roots) and not any(trees.code[root] for root in roots) else None
+            known, lower, upper, bound = self.part(trees, analysis, parts, lower, upper, known, shared)
+            least = min(least, bound)
+            halves = self.halves(trees, parts, lower, upper, known)
+            for i in range(0, len(halves[0]), step):
                 some = slice(i, i + step)
-                own = {j: (l[some], u[some]) for j, (l, u) in known.items()}
-                stack.append((halves[some], lower[some], upper[some], own))
+                own = {j: (l[some], u[some]) for j, (l, u) in halves[3].items()}
+                stack.append((*(one[some] for one in halves[:3]), own))
         return Fraction(least if least < math.inf else 1 << 200)
 
+    def halves(self, trees: Trees, parts: Array, lower: Array, upper: Array, known: Any) -> Any:
+        """The halves of those parts that are split and not empty: nodes, boxes, what is known of them."""
+        kinds = np.array([trees.kind[part] for part in parts])
+        inner = np.flatnonzero((kinds != LEAF) & ~(lower > upper).any(axis=1))
+        kinds, count = kinds[inner], len(inner)
+        lower, upper = (np.tile(side[inner], (2, 1)) for side in (lower, upper))
+        known = {j: tuple(np.tile(side[inner], (2, 1)) for side in z) for j, z in known.items()}
+        position, point, below, above = (
+            np.array([one[part] for part in parts[inner]])
+            for one in (trees.position, trees.point, trees.below, trees.above)
+        )
+        for kind in np.unique(kinds):
+            own = np.flatnonzero(kinds == kind)
+            low, high = (lower, upper) if kind == INPUT else known[self.network.activations[kind - 2]]
+            at, over = (own, position[own]), (own + count, position[own])
+            high[at], low[over] = np.fmin(high[at], point[own]), np.fmax(low[over], point[own])
+        return np.concatenate((below, above)), lower, upper, known
+
     def part(
-        self, k: int, tree: Tree, analysis: Analysis, parts: list[int], lower: Array, upper: Array, known: Any
+        self,
+        trees: Trees,
+        analysis: Analysis,
+        parts: Array,
+        lower: Array,
+        upper: Array,
+        known: Any,
+        shared: Domains | None,
     ) -> Any:
-        """Of parts of a tree: bounds of activations, what is left of their boxes, the least margin of the leaves."""
-        code, stated = (np.array([one[part] for part in parts], dtype=np.int64) for one in (tree.code, tree.weights))
-        d = analysis.bounds((lower, upper), known, code)
+        """Of parts of trees: bounds of activations, what is left of their boxes, the least margin of the leaves.
+
+        shared: the region, of which all of them are.
+        """
+        d = shared or analysis.bounds((lower, upper), known, np.array([trees.code[part] for part in parts]))
+        regions = np.zeros(len(parts), dtype=np.int64) if shared else np.arange(len(parts))
         nothing, low, high = d.empty | (lower > upper).any(axis=1), d.lower[1], d.upper[1]
-        # The stated combination of rows, then the rows one by one.
-        every = np.eye(stated.shape[1], dtype=np.int64)[None].repeat(len(parts), axis=0)
-        weights = np.concatenate((stated[:, None], every), axis=1)
-        rows, constants = self.combined(k, weights.reshape(-1, stated.shape[1]))
-        rows = rows.reshape(*weights.shape[:2], -1)
-        total, v = analysis.pull(self.network.output, rows, d, np.arange(len(parts)))
-        v = np.zeros((len(constants), lower.shape[1])) if v is None else v
-        constant, A = analysis.arithmetic.linear(total, v, d.reach(1))
-        constant = np.nextafter(constant + constants, -math.inf).reshape(len(parts), -1)
-        constant[d.outside] = np.nan
-        A, proved = A.reshape(len(parts), -1, lower.shape[1]), np.zeros(len(parts))
-        for i in range(weights.shape[1]):
+        rows, constants, sums = self.rows(trees, parts)
+        total, v = analysis.pull(self.network.output, rows, d, regions)
+        v = np.zeros((constants.size, lower.shape[1])) if v is None else v
+        constant, A = analysis.arithmetic.linear(total, v, d.reach(1)[regions] if shared else d.reach(1))
+        constant = np.nextafter(constant.reshape(constants.shape) + constants, -math.inf)
+        constant[np.broadcast_to(d.outside, len(parts))] = np.nan
+        A, proved = A.reshape(*constants.shape, -1), np.zeros(len(parts))
+        for i in range(constants.shape[1]):
             bound, low, high = clipped(low, high, constant[:, i], A[:, i])
             if i == 0:
-                proved = bound / np.maximum(stated.sum(axis=1), 1)
+                proved = bound / np.maximum(sums, 1)
         left = ~(nothing | (low > high).any(axis=1))  # a box that is NaN is left, and not proved
         whole = ((low <= d.lower[1]) & (high >= d.upper[1])).all(axis=1)
         # What a float32 network reads may be as far from its input as that.
         room = (np.maximum(np.abs(lower), np.abs(upper)) * (2 * UNIT32) + SMALL32) * analysis.single
         lower = np.maximum(lower, np.nextafter(low - room, -math.inf))
         upper = np.where(left[:, None], np.minimum(upper, np.nextafter(high + room, math.inf)), -math.inf)
-        for j in np.nonzero(left & ~(proved > 0))[0].tolist():
-            if tree.kind[parts[j]] == LEAF:
-                self.failed(k, tree, parts[j], float(proved[j]), lower[j], upper[j], A[j, 0])
-        closed = np.array([tree.kind[part] == LEAF for part in parts])
+        closed = np.array([trees.kind[part] == LEAF for part in parts])
+        for j in np.flatnonzero(left & closed & ~(proved > 0)).tolist():
+            self.failed(trees, int(parts[j]), float(proved[j]), lower[j], upper[j], A[j, 0])
         # Of what is cut off, all that is known is a margin above zero.
         least = float(np.where(closed & (proved > 0), proved, 0.0)[~nothing & (closed | ~whole)].min(initial=math.inf))
-        return d.z, lower, upper, least
+        return known if shared else d.z, lower, upper, least
 
-    def failed(self, k: int, tree: Tree, part: int, bound: float, lower: Array, upper: Array, slopes: Array) -> None:
+    def rows(self, trees: Trees, parts: Array) -> tuple[Array, Array, Array]:
+        """Of parts of trees: rows (parts, k, outputs), constants (parts, k), and the sums (parts,) of stated weights.
+
+        The first row is the stated combination, those of the unsafe set follow; those of sets with fewer are zero.
+        """
+        sets = np.array([trees.sets[part] for part in parts])
+        most = 1 + max(len(self.cases[k].rows) for k in set(sets.tolist()))
+        rows, constants = np.zeros((len(parts), most, self.network.output.size)), np.zeros((len(parts), most))
+        sums = np.zeros(len(parts))
+        for k in np.unique(sets).tolist():
+            own = np.flatnonzero(sets == k)
+            stated = np.array([trees.weights[part] for part in parts[own]], dtype=np.int64)
+            count = 1 + stated.shape[1]
+            every = np.eye(count - 1, dtype=np.int64)[None].repeat(len(own), axis=0)
+            weights = np.concatenate((stated[:, None], every), axis=1)
+            found = self.combined(k, weights.reshape(-1, count - 1))
+            rows[own, :count], constants[own, :count] = (x.reshape(len(own), count, *x.shape[1:]) for x in found)
+            sums[own] = stated.sum(axis=1)
+        return rows, constants, sums
+
+    def failed(self, trees: Trees, part: int, bound: float, lower: Array, upper: Array, slopes: Array) -> None:
         """A leaf is not proved: `bound` is what its linear function, with these slopes, is at least on its box.
 
         NaN where numbers are too large, or a function may be read beyond its domain.
         """
-        need(not math.isnan(bound), f"part {part} of set {k} is not proved: what it computes is not bounded")
-        raise Unproved(f"part {part} of set {k} is not proved: its bound is {bound:.6g}", bound)
+        k = trees.sets[part]
+        need(not math.isnan(bound), f"a part of set {k} is not proved: what it computes is not bounded")
+        raise Unproved(f"a part of set {k} is not proved: its bound is {bound:.6g}", bound)
 
     def combined(self, k: int, weights: Array) -> tuple[Array, Array]:
         """Combinations (n, outputs) of the rows of a set, and numbers (n,) not above their constants."""
@@ -263,18 +307,24 @@ def check(certificate: bytes, model: bytes, prop: bytes, arithmetic: str = "auto
 
 
 def read(path: str) -> bytes:
+    """A file's content, all of it: the first part of a model may be another model. Refused if it is too large."""
     with open(path, "rb") as file:
         zipped = file.read(2) == b"\x1f\x8b"
     with gzip.open(path) if zipped else open(path, "rb") as file:
-        return file.read(MOST_BYTES)
+        content = file.read(MOST_BYTES + 1)
+    need(len(content) <= MOST_BYTES, f"{path} is too large")
+    return content
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Check a certificate.")
+    parser = argparse.ArgumentParser(
+        description="Check a certificate.", epilog="Exit code: 0 if accepted, 1 if refused."
+    )
     parser.add_argument("certificate")
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--property", required=True)
-    parser.add_argument("--arithmetic", choices=("auto", "exact", "rounded"), default="auto")
+    parser.add_argument("--model", required=True, help="the network that it is about (ONNX)")
+    parser.add_argument("--property", required=True, help="what must not happen (VNN-LIB)")
+    how = "exact numbers, or float64 with all rounding paid for; auto: exact where that takes a minute at most, about"
+    parser.add_argument("--arithmetic", choices=("auto", "exact", "rounded"), default="auto", help=how)
     options = parser.parse_args()
     try:
         found = check(read(options.certificate), read(options.model), read(options.property), options.arithmetic)

@@ -1,7 +1,7 @@
 """The file of a certificate, as `checker.py` reads it.
 
     MAGIC, the size of the header (4 bytes, little endian), the header (JSON), all arrays end to end under zlib, slopes
-    column by column
+    column by column; of `slots`, `target`, `unit` and `code` each number along the last axis less the one before
 
 Header: `model` and `property`, the SHA-256 of the files' contents (unzipped); `semantics`, "real" or "float32" (which
 includes "real"); `producer`; `merge`, whether ReLUs that read the same number but for its sign become one (at the place
@@ -54,7 +54,7 @@ from typing import Any
 
 import numpy as np
 
-from verifier.certificate.trees import MAGIC, TYPES, order
+from verifier.certificate.trees import DIFFERENCES, MAGIC, TYPES, order
 
 LEVEL = 6  # of zlib; 7 takes a third longer and saves a hundredth of the bytes
 
@@ -64,10 +64,17 @@ def pack(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray], level: int
 
     level: of zlib; 0 leaves the arrays as they are.
     """
-    data = b"".join(stored(name, array).tobytes(order(name)) for name, array in arrays.items())
+    data = b"".join(encoded(name, stored(name, array)) for name, array in arrays.items())
     listed = [[name, list(np.shape(array))] for name, array in arrays.items()]
     text = json.dumps({**header, "arrays": listed}, separators=(",", ":")).encode()
     return MAGIC + len(text).to_bytes(4, "little") + text + zlib.compress(data, level)
+
+
+def encoded(name: str, array: np.ndarray) -> bytes:
+    """The bytes of an array that is in the type in which files hold it."""
+    if array.ndim and name.split(".")[0] in DIFFERENCES:
+        array = np.diff(array, axis=-1, prepend=array.dtype.type(0))  # modulo 2^32
+    return array.tobytes(order(name))
 
 
 def stored(name: str, array: np.ndarray) -> np.ndarray:

@@ -24,8 +24,10 @@ from verifier.certificate.properties import Case
 from verifier.certificate.pulling import Domains
 from verifier.certificate.refining import undecided
 from verifier.certificate.rounded import Rounded
-from verifier.certificate.trees import INPUT, LEAF, Tree, as_read, of_region
+from verifier.certificate.trees import INPUT, LEAF, Trees, as_read, of_region
 from verifier.certificate.writer import Author, Subject, suffixed
+
+NOTHING = np.zeros(0, dtype=np.int64)
 
 
 @dataclass(eq=False)
@@ -74,7 +76,7 @@ class Mender(Checker):
     deadline: float = math.inf
     splits: int = 0
     drafts: list[Drafting] = field(default_factory=list)
-    trees: dict[int, Tree] = field(default_factory=dict)
+    mended: dict[int, Trees] = field(default_factory=dict)
 
     def analysis(self, kind: type[Exact | Rounded], case: Case, region: int) -> Analysis:
         assert self.author is not None
@@ -104,7 +106,7 @@ class Mender(Checker):
             known = {i: (lower[None], upper[None]) for i, (lower, upper) in proved.bounds.items()}
             single, base = estimated(analysis, region.box, by_node(self.network, known))
             for k in mine:
-                self.split(k, base, single, None, set())
+                self.split(k, base, single, None, NOTHING)
 
     def part(self, *args: Any) -> Any:
         self.look_at_the_clock()
@@ -119,22 +121,23 @@ class Mender(Checker):
             raise Refused("there was no time left to check the whole tree")
 
     def failed(
-        self, k: int, tree: Tree, part: int, bound: float, lower: np.ndarray, upper: np.ndarray, slopes: np.ndarray
+        self, trees: Trees, part: int, bound: float, lower: np.ndarray, upper: np.ndarray, slopes: np.ndarray
     ) -> None:
         width = upper - lower
         i = int((np.abs(slopes) * width + 1e-9 * width).argmax())
         middle = float((lower[i] + upper[i]) / 2)
         self.splits -= 1
         if self.splits < 0 or not lower[i] < middle < upper[i]:
-            super().failed(k, tree, part, bound, lower, upper, slopes)
-        self.trees[k] = tree
-        first = len(tree.kind)
-        tree.kind[part], tree.position[part], tree.point[part] = INPUT, i, middle
-        tree.below[part], tree.above[part] = first, first + 1
+            super().failed(trees, part, bound, lower, upper, slopes)
+        self.mended[trees.sets[part]] = trees
+        first = len(trees.kind)
+        trees.kind[part], trees.position[part], trees.point[part] = INPUT, i, middle
+        trees.below[part], trees.above[part] = first, first + 1
         for name, value in (("kind", LEAF), ("position", 0), ("point", 0.0), ("below", 0), ("above", 0)):
-            getattr(tree, name).extend([value] * 2)
-        tree.weights.extend([tree.weights[part]] * 2)
-        tree.code.extend([tree.code[part]] * 2)
+            getattr(trees, name).extend([value] * 2)
+        trees.weights.extend([trees.weights[part]] * 2)
+        trees.code.extend([trees.code[part]] * 2)
+        trees.sets.extend([trees.sets[part]] * 2)
 
 
 def checked(
@@ -158,8 +161,8 @@ def checked(
         if rehearse:
             mender.rehearse()
         accepted = mender.check("rounded", sample=0)
-    for k, tree in mender.trees.items():  # what was checked is the tree as it is now
-        trees |= author.tree(k, _read(tree))
+    for k, found in mender.mended.items():  # what was checked is the tree as it is now
+        trees |= author.tree(k, _read(found, k))
     for b, draft in enumerate(mender.drafts):
         trees |= suffixed(draft.arrays, b)
     return pack(header, trees), accepted
@@ -170,12 +173,15 @@ def count(trees: Iterable[proof.Tree]) -> int:
     return sum(1 for tree in trees for _ in proof.preorder(tree))
 
 
-def _read(tree: Tree) -> proof.Tree:
+def _read(trees: Trees, k: int) -> proof.Tree:
     made: dict[int, proof.Tree] = {}
-    for i in reversed(range(len(tree.kind))):
-        if tree.kind[i] == LEAF:
-            made[i] = proof.Leaf(tree.weights[i])
+    for i in reversed(range(len(trees.kind))):
+        if trees.sets[i] != k:
+            continue
+        if trees.kind[i] == LEAF:
+            made[i] = proof.Leaf(trees.weights[i])
         else:
-            at = (proof.INPUT, tree.position[i])
-            made[i] = proof.Split(at, tree.point[i], made.pop(tree.below[i]), made.pop(tree.above[i]), tree.weights[i])
-    return made[0]
+            at, halves = (proof.INPUT, trees.position[i]), (made.pop(trees.below[i]), made.pop(trees.above[i]))
+            made[i] = proof.Split(at, trees.point[i], *halves, trees.weights[i])
+    [(_, tree)] = made.items()
+    return tree

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -154,6 +154,14 @@ class Node:
         self.weights = [Weight(weight), Weight(np.maximum(weight, 0)), Weight(np.minimum(weight, 0))]
         if self.deviation is not None:
             self.deviation = np.take_along_axis(self.deviation[0], places, 0).T[:, :, None]
+
+    def part(self, columns: Array) -> Node:
+        """Of an activation, or sums of what is picked for each, some values: what pulls need."""
+        index = columns if self.index is None else self.index[columns]
+        if self.op != "affine":
+            return replace(self, size=len(columns), index=index)
+        weights = [Weight(self.weights[0].array[columns])]
+        return replace(self, size=len(columns), index=index, shape=(len(columns), *self.shape[1:]), weights=weights)
 
     def forward(self, x: Array, weight: Array) -> Array:
         """The linear part: what is read, (d, ...), to (d, size)."""

@@ -70,9 +70,7 @@ def gelu(net: Building, op: str, inputs: list[Any], a: Attributes) -> Any:
 
 
 def power(net: Building, op: str, inputs: list[Any], a: Attributes) -> Any:
-    x, exponents = inputs[0], np.unique(inputs[1])
-    need(len(exponents) == 1 and np.ndim(inputs[1]) <= x.ndim, "Pow with several exponents, or axes, is not supported")
-    exponent = float(exponents[0])
+    x, exponent = inputs[0], uniform(op, inputs[0], inputs[1])
     if exponent == 1:
         return x
     if exponent in (-1, 0.5):
@@ -83,9 +81,16 @@ def power(net: Building, op: str, inputs: list[Any], a: Attributes) -> Any:
 
 def leaky_relu(net: Building, op: str, inputs: list[Any], a: Attributes) -> Any:
     x, y = inputs[:2]
-    slopes = [a.get("alpha", float(np.float32(0.01)))] if op == "LeakyRelu" else np.unique(y).tolist()
-    need(len(slopes) == 1 and np.ndim(y) <= x.ndim, "PRelu with several slopes, or axes, is not supported")
-    return net.activation("LeakyRelu", x, slopes[0])
+    slope = a.get("alpha", float(np.float32(0.01))) if op == "LeakyRelu" else uniform(op, x, y)
+    return net.activation("LeakyRelu", x, slope)
+
+
+def uniform(op: str, x: Any, y: Array) -> float:
+    """The only value of a constant with which broadcasting leaves x its shape."""
+    values = np.unique(y)
+    plain = len(values) == 1 and np.broadcast_shapes(x.shape, np.shape(y)) == x.shape
+    need(plain, f"{op} with several numbers, or axes of its own, is not supported")
+    return float(values[0])
 
 
 def clip(net: Building, op: str, inputs: list[Any], a: Attributes) -> Any:

@@ -28,11 +28,6 @@ else:  # run as a file, with the others beside it
 Combined = Callable[[int, Array], tuple[Array, Array]]
 
 
-def cut(lower: Array, upper: Array, at: tuple[int, int], side: int, point: float) -> None:
-    """Keep of an interval, in place, what is above (side 1) or below a point."""
-    lower[at], upper[at] = (max(lower[at], point), upper[at]) if side > 0 else (lower[at], min(upper[at], point))
-
-
 class Parts(Planing):
     """Lemmas about hidden neurons and trees of splits, by the slopes and multipliers that the certificate states."""
 

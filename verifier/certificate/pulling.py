@@ -34,6 +34,7 @@ else:  # run as a file, with the others beside it
 
 Others = Sequence[tuple[Node, Array]]
 UNIT32, SMALL32, LARGE32 = 2.0**-24, 2.0**-148, 2.0**126
+WIDE, FEW = 128, 4  # of how many values what counts is told apart; how many times fewer these must be
 NOTHING = np.zeros((1, 1))
 
 
@@ -188,15 +189,28 @@ class Pulling:
         low, high = np.split(self.arithmetic.down(found).reshape(len(rows), -1), 2, axis=1)
         return low, high
 
+    def counting(self, j: int, v: Number, d: Domains) -> Array | None:
+        """Where coefficients v of a wide node's values are not zero, if that is at few places."""
+        node = self.network.nodes[j]
+        few = node.op != "affine" or (node.index is not None and node.shape[1] == node.shape[3] == 1)
+        if not (few and node.size >= WIDE and self.arithmetic.fuses and isinstance(v, Array)) or j in d.extra:
+            return None
+        some = np.flatnonzero(v.any(axis=0))
+        return some if 0 < FEW * len(some) <= node.size else None
+
     def backward(self, j: int, v: Number, d: Domains) -> Number:
         """Coefficients of what an affine op reads. Those of values that are zero over the region may be left out."""
-        node, terms = self.network.nodes[j], self.network.nodes[j].shape[3] * self.network.nodes[j].repeats
+        node = self.network.nodes[j]
         if d.living is not None and isinstance(v, Array) and self.arithmetic.fuses:
             left = d.living.of(j, node)
             narrow = left.narrow(v)
             if narrow is not None:
+                terms = node.shape[3] * node.repeats
                 return left.wide(self.arithmetic.product(np.matmul, v[:, narrow[0]], narrow[1], terms))
-        return self.arithmetic.product(node.backward, v, node.weights[0], terms)
+        return self.product(node, v)
+
+    def product(self, node: Node, v: Number) -> Number:
+        return self.arithmetic.product(node.backward, v, node.weights[0], node.shape[3] * node.repeats)
 
     def pull(
         self, start: Node, rows: Array, d: Domains, regions: Array, both: bool = False, others: Others = ()
@@ -231,11 +245,14 @@ class Pulling:
                 return arithmetic.total(totals), v
             if j in d.planes:
                 totals.append(self.pull_planes(v, d.planes[j], regions, spread))
+            some = self.counting(j, v, d)
+            if some is not None:
+                node, v = node.part(some), v[:, some]
             if j not in paid:
-                cost, v = arithmetic.through(v, d.prepared[j].at(regions), d.extra.get(j), both)
+                cost, v = arithmetic.through(v, d.prepared[j].at(regions, some), d.extra.get(j), both)
                 totals.append(cost)
             if node.op == "affine":
-                A = self.backward(j, v, d)
+                A = self.backward(j, v, d) if some is None else self.product(node, v)
             else:
                 A = node.scatter(v)
                 if arithmetic.fuses and j in self.network.alone:
@@ -250,5 +267,5 @@ class Pulling:
         part = self.arithmetic.below_zero(v, planes.positions, planes.share[regions])
         cost, part = self.arithmetic.through(part, planes.prepared)
         node = planes.node
-        spread(node, self.arithmetic.product(node.backward, part, node.weights[0], node.shape[3] * node.repeats))
+        spread(node, self.product(node, part))
         return cost

@@ -95,6 +95,7 @@ class Network(Building):
             self.double = True  # in float32 they are rounded
             return [folded(op, inputs)]
         need(op in MOVES or (op in COUNTS and whole), f"{op} on constants is not supported")
+        need(op != "Squeeze" or all(np.size(axes) for axes in inputs[1:]), "Squeeze of no axes")  # some take it for all
         if op == "Concat" and wired:
             inputs = [v if isinstance(v, Wire) else self.scaled(np.zeros(v.shape, int), 1.0, v, 0) for v in inputs]
         results = [padded(self, inputs, a)] if op == "Pad" and wired else reference(self.opsets, op, inputs, a, outputs)

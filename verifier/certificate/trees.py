@@ -17,10 +17,11 @@ if __package__:
 else:  # run as a file, with nodes.py beside it
     from nodes import Array, need  # type: ignore
 
-MAGIC, LEAF, INPUT = b"NN certificate 2\n", 0, 1  # kinds of tree nodes; kind 2 + i splits the input of activation i
+MAGIC, LEAF, INPUT = b"NN certificate 3\n", 0, 1  # kinds of tree nodes; kind 2 + i splits the input of activation i
 TYPES = {"kind": "<u4", "position": "<u4", "point": "<f8", "weights": "<u2", "code": "<u4", "extra": "<f4",
          "slots": "<u4", "spans": "<f8", "scales": "|i1", "codes": "|u1", "finer": "<u2", "target": "<u4",
          "planes": "<u4", "unit": "<u4", "share": "|u1"}  # fmt: skip
+DIFFERENCES = ("slots", "target", "unit", "code")  # of each number to the one before: mostly small ones that repeat
 OWN = ("codes", "finer", "spans")  # of every region
 MOST_BYTES, MOST_SPLITS = 1 << 28, 2000
 
@@ -39,7 +40,10 @@ def unpack(content: bytes) -> dict[str, Any]:
     data = stream.decompress(content[start + size :], ends[-1] + 1)
     need(len(data) == ends[-1] and stream.eof and not stream.unused_data, "the arrays are damaged or truncated")
     for (name, dtype, shape), i, j in zip(kinds, [0, *ends], ends, strict=False):
-        header[name] = as_read(name, np.frombuffer(data[i:j], dtype).reshape(shape, order=order(name)))
+        array = np.frombuffer(data[i:j], dtype).reshape(shape, order=order(name))
+        if array.ndim and name.split(".")[0] in DIFFERENCES:
+            array = np.cumsum(array, axis=-1, dtype=dtype)
+        header[name] = as_read(name, array)
     return header
 
 
@@ -158,8 +162,11 @@ class Leaves:
 
 
 @dataclass(eq=False)
-class Tree:
-    """One tree by nodes, a half after what it is a half of; weights and codes are those of every node."""
+class Trees:
+    """Trees by nodes, a half after what it is a half of; weights and codes are those of every node.
+
+    sets: of which unsafe set each node's tree is. roots: the first node of every tree.
+    """
 
     kind: list[int]
     position: list[int]
@@ -168,26 +175,39 @@ class Tree:
     above: list[int]
     weights: list[list[int]]
     code: list[int]
+    sets: list[int]
+    roots: list[int]
 
     @classmethod
-    def of(cls, hints: dict[str, Any], k: int) -> Tree:
-        """The tree of an unsafe set from its arrays, which are in preorder."""
-        names = ("kind", "position", "point", "weights", "code")
-        kind, position, point, weights, code = (hints[f"{name}.{k}"].tolist() for name in names)
-        sizes = {len(kind), len(position), len(point), len(weights), len(code)}
-        above, stack = [0] * len(kind), [-1]
-        for i, one in enumerate(kind):
-            need(stack, "the tree of splits has loose ends")
-            above[stack.pop()] = i  # what is written at -1 belongs to the last leaf, which has no halves
-            stack += [i, -1] if one != LEAF else []
-        need(not stack and len(sizes) == 1, "the tree of splits is incomplete")
-        return cls(kind, position, point, list(range(1, len(kind) + 1)), above, weights, code)
+    def of(cls, hints: dict[str, Any], sets: list[int]) -> Trees:
+        """The trees of some unsafe sets from their arrays, which are in preorder."""
+        found = cls([], [], [], [], [], [], [], [], [])
+        for k in sets:
+            names = ("kind", "position", "point", "weights", "code")
+            kind, position, point, weights, code = (hints[f"{name}.{k}"].tolist() for name in names)
+            sizes, begin = {len(kind), len(position), len(point), len(weights), len(code)}, len(found.kind)
+            above, stack = [0] * len(kind), [-1]
+            for i, one in enumerate(kind):
+                need(stack, "the tree of splits has loose ends")
+                above[stack.pop()] = begin + i  # what is written at -1 belongs to the last leaf, which has no halves
+                stack += [i, -1] if one != LEAF else []
+            need(not stack and len(sizes) == 1, "the tree of splits is incomplete")
+            found.below += range(begin + 1, begin + len(kind) + 1)
+            found.kind += kind
+            found.position += position
+            found.point += point
+            found.above += above
+            found.weights += weights
+            found.code += code
+            found.sets += [k] * len(kind)
+            found.roots.append(begin)
+        return found
 
 
 def joined(regions: list[Any]) -> Any:
     """Parts, their boxes and what is known of them, of several batches."""
     if len(regions) == 1:
         return regions[0]
-    parts, lower, upper, known = zip(*regions, strict=True)
+    *boxes, known = zip(*regions, strict=True)
     z = {j: tuple(np.concatenate([one[j][side] for one in known]) for side in (0, 1)) for j in known[0]}
-    return [*itertools.chain(*parts)], np.concatenate(lower), np.concatenate(upper), z
+    return *(np.concatenate(one) for one in boxes), z

@@ -18,6 +18,8 @@ from verifier.cli.output import print_json, print_notes, print_table
 from verifier.errors import InputError
 
 if TYPE_CHECKING:
+    import torch
+
     from verifier.batch.certify import Certification
     from verifier.batch.records import Run
     from verifier.cli.progress import Progress
@@ -57,7 +59,7 @@ def add_parser(subparsers: options.Subparsers) -> None:
     group.add_argument("--method", metavar="M", default="auto", help="auto (default), or interval, crown, alpha alone")
     group.add_argument("--timeout", metavar="S", type=options.positive, default=60.0, help="per input (default: 60)")
     group.add_argument(
-        "--jobs", metavar="N", type=options.count, help="worker processes of one thread (default: one per core)"
+        "--jobs", metavar="N", type=options.count, help="workers of one thread (default: one per core, one on a GPU)"
     )
     group.add_argument("--engine", choices=ENGINES, default="local", help="this machine (default), or a Ray cluster")
     group.add_argument("--batch", metavar="N", type=options.count, help=f"inputs bounded at once (default: {BATCH})")
@@ -92,9 +94,11 @@ def run(args: argparse.Namespace) -> int:
         from verifier.batch.journal import Journal
         from verifier.batch.tasks import Workplace
         from verifier.cli.progress import Progress
+        from verifier.strategy import Settings
 
         asked = read_run(args)
-    jobs = args.jobs or len(os.sched_getaffinity(0))
+        device = Settings(device=args.device).torch_device()
+    jobs = args.jobs or default_jobs(device)
     memory = None if args.memory is None else args.memory * 2**20
     batch = args.batch or BATCH
     plan = Plan(args.timeout, batch, jobs, memory, args.retry, args.shard)
@@ -117,6 +121,11 @@ def run(args: argparse.Namespace) -> int:
         print(f"verifier: stopped; go on with: {resumption(args, path)}", file=sys.stderr)
         return options.INTERRUPTED
     return UNDECIDED if work.undecided else 0
+
+
+def default_jobs(device: torch.device) -> int:
+    """A worker for every core that this process may use; one where they would share a GPU."""
+    return len(os.sched_getaffinity(0)) if device.type == "cpu" else 1
 
 
 def make_folder(folder: Path, option: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ import numpy as np
 from verifier.errors import InputError, ModelError
 from verifier.spec.property import Property
 from verifier.spec.robustness import local_robustness
-from verifier.types import Shape
+from verifier.types import Shape, same_layout
 
 if TYPE_CHECKING:
     from verifier.load import Model
@@ -48,7 +47,10 @@ class Sample:
 
 @dataclass(frozen=True, eq=False)
 class _Found:
-    """An input as its file has it, before it takes the model's shape; label: None when the file has none."""
+    """An input as its file has it, before it takes the model's shape; label: None when the file has none.
+
+    classes: how many the data set has.
+    """
 
     values: np.ndarray
     label: int | None
@@ -57,6 +59,7 @@ class _Found:
     lower: float
     upper: float
     notes: tuple[str, ...] = ()
+    classes: int = 0
 
 
 def read_sample(args: argparse.Namespace, model: Model) -> Sample:
@@ -64,13 +67,19 @@ def read_sample(args: argparse.Namespace, model: Model) -> Sample:
 
     Raises InputError when it cannot be read, does not fit the model, or the options contradict each other.
     """
-    if model.graph.nodes[-1].size < 2:
-        raise InputError(f"{model.path}: the network has one output, a prediction needs at least two classes")
+    scores = tuple(n for n in model.graph.output_shape if n != 1)
+    if len(scores) != 1:
+        given = f"outputs {'x'.join(map(str, scores))}" if scores else "one output"
+        wanted = "a prediction needs one score for each of at least two classes"
+        raise InputError(f"{model.path}: the network has {given}, {wanted}; --property FILE can state other questions")
     found = _from_file(args, model) if args.input is not None else _from_dataset(args, model)
     shape = tuple(model.graph.input_shape)
-    if not _same_layout(found.values.shape, shape):
+    if not same_layout(found.values.shape, shape):
         size = "x".join(map(str, found.values.shape))
         raise InputError(f"{found.source} has the size {size}, the network reads {'x'.join(map(str, shape))}")
+    if found.classes > scores[0]:
+        counts = f"the data set has {found.classes} classes, {model.path} has {scores[0]} outputs"
+        raise InputError(f"{counts}: number the labels from 0 on")
     x = found.values.reshape(shape)
     prediction, notes = predicted(model, x), found.notes
     label = found.label if args.label is None else args.label
@@ -79,6 +88,11 @@ def read_sample(args: argparse.Namespace, model: Model) -> Sample:
         notes += (f"label: no --label was given, so the network's own prediction, {label}, counts as right",)
     elif prediction != label:
         notes += (f"note: the network classifies the unchanged input as {prediction}, its label is {label}",)
+    if model.card and (found.lower, found.upper) != (model.card.lower, model.card.upper):
+        stated = f"[{model.card.lower:g}, {model.card.upper:g}]"
+        notes += (
+            f"note: inputs stay in the data range [{found.lower:g}, {found.upper:g}]; the model card has {stated}",
+        )
     picture = max(found.values.shape, shape, key=len)
     return Sample(x, label, prediction, found.source, found.stem, found.lower, found.upper, picture, notes)
 
@@ -98,12 +112,6 @@ def predicted(model: Model, x: np.ndarray) -> int:
     return int(scores.argmax())
 
 
-def _same_layout(given: Shape, wanted: Shape) -> bool:
-    """Whether the shapes differ at most by axes of length one, or one of them is the other one flattened."""
-    long_axes = [tuple(n for n in shape if n != 1) for shape in (given, wanted)]
-    return long_axes[0] == long_axes[1] or (math.prod(given) == math.prod(wanted) and min(map(len, long_axes)) <= 1)
-
-
 def _from_dataset(args: argparse.Namespace, model: Model) -> _Found:
     from verifier.data import load_dataset
 
@@ -121,10 +129,14 @@ def _from_dataset(args: argparse.Namespace, model: Model) -> _Found:
     if args.dataset is None and args.index is None:
         notes = (f"input: no --index or --input was given, so image 0 of the model card's data set ({name}) is used",)
     source, stem = f"{data.name} image {index}", f"{data.name}{index}"
-    return _Found(data.images[index].numpy(), int(data.labels[index]), source, stem, data.lower, data.upper, notes)
+    return _Found(
+        data.images[index].numpy(), int(data.labels[index]), source, stem, data.lower, data.upper, notes, data.classes
+    )
 
 
 def _from_file(args: argparse.Namespace, model: Model) -> _Found:
+    from verifier.data import from_pixels
+
     path = Path(args.input)
     if args.dataset is not None:
         raise InputError("--dataset and --input name two inputs: give one of them")
@@ -136,8 +148,12 @@ def _from_file(args: argparse.Namespace, model: Model) -> _Found:
         raise InputError(f"{path}: cannot read the input ({error.strerror})") from error
     values = _read_array(path) if is_array else _read_image(path, tuple(model.graph.input_shape))
     if values.dtype == np.uint8:
-        values = lower + values / np.float32(255) * (upper - lower)
-    return _Found(values.astype(np.float32), None, path.name, path.stem, lower, upper)
+        values = from_pixels(values, lower, upper)
+    values = values.astype(np.float32)
+    if ((values < lower) | (values > upper)).any():
+        found = f"values from {values.min():g} to {values.max():g} leave the data range [{lower:g}, {upper:g}]"
+        raise InputError(f"{path}: {found}: scale them, or state `lower` and `upper` in an .npz file for --dataset")
+    return _Found(values, None, path.name, path.stem, lower, upper)
 
 
 def _read_array(path: Path) -> np.ndarray:
@@ -171,7 +187,7 @@ def _read_image(path: Path, shape: Shape) -> np.ndarray:
         if pixels.shape == shape:
             return pixels
     for pixels in layouts[:2]:
-        if _same_layout(pixels.shape, shape):
+        if same_layout(pixels.shape, shape):
             return pixels
     wanted = "x".join(map(str, shape))
     raise InputError(f"{path}: the image has the size {width}x{height} (width x height), the network reads {wanted}")

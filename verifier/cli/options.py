@@ -177,11 +177,15 @@ def add_settings(parser: argparse.ArgumentParser, *, budget: str) -> None:
 def add_output(parser: argparse.ArgumentParser) -> Options:
     """The options of what is printed; returns their group, for a command's own --out."""
     group = parser.add_argument_group("output")
-    group.add_argument("--json", action="store_true", help="print one JSON object on stdout and nothing else")
+    add_json(group)
     amount = group.add_mutually_exclusive_group()
     amount.add_argument("-v", "--verbose", action="store_true", help="show progress on stderr")
     amount.add_argument("-q", "--quiet", action="store_true", help="print the sentence only")
     return group
+
+
+def add_json(group: Options) -> None:
+    group.add_argument("--json", action="store_true", help="print one JSON object on stdout and nothing else")
 
 
 def add_evidence(group: Options) -> None:

@@ -64,7 +64,7 @@ def sentence(args: argparse.Namespace, sample: Sample, result: Radius) -> str:
     ball = f"within {args.norm} distance {{}} of {sample.source} (label {sample.label})"
     if math.isfinite(result.proved):
         found = f"the prediction {claim} {ball.format(f'{result.proved:.6g}')}"
-        found += f", on {args.solver}'s word alone" if result.solver_word else ""
+        found += f", on {args.solver}'s word alone" if result.solver_word else ", by bounds without a certificate"
     else:
         found = f"no eps is proved, not even 0, at which the prediction {claim} {ball.format('eps')}"
     broken = f"it is broken at {result.broken:.6g}" if math.isfinite(result.broken) else "no eps was found to break it"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from verifier.cli import options
-from verifier.cli.output import print_notes
+from verifier.cli.output import print_json, print_notes
 from verifier.errors import InputError
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ def add_parser(subparsers: options.Subparsers) -> None:
     parser.add_argument("-o", "--out", metavar="FILE", default="report.html", help="the page (default: report.html)")
     parser.add_argument("--png", metavar="DIR", help="also write the figures into this folder")
     parser.add_argument("--csv", metavar="FILE", help="also write the accuracy table")
+    options.add_json(parser)
     parser.set_defaults(run=run)
 
 
@@ -46,9 +47,14 @@ def run(args: argparse.Namespace) -> int:
         files[Path(args.csv)] = table_csv(table).encode()
     for path, content in files.items():
         write(path, content)
-    for name, results in runs.items():
-        print(f"{name}: {summary(results).sentence()}")
-    print_notes([str(path) for path in files], notes)
+    totals, written = {name: summary(results) for name, results in runs.items()}, [str(path) for path in files]
+    if args.json:
+        named = [{"run": name, **total.record()} for name, total in totals.items()]
+        print_json({"command": "report", "runs": named, "files": written, "notes": notes})
+        return 0
+    for name, total in totals.items():
+        print(f"{name}: {total.sentence()}")
+    print_notes(written, notes)
     return 0
 
 

@@ -4,7 +4,7 @@ A file is recognised by its content. No file can run code: pickles go through an
 """
 
 from verifier.load.export import export_onnx
-from verifier.load.model import Model, load
+from verifier.load.model import Model, load, load_module
 from verifier.load.module import from_module
 
-__all__ = ["Model", "export_onnx", "from_module", "load"]
+__all__ = ["Model", "export_onnx", "from_module", "load", "load_module"]

@@ -1,7 +1,9 @@
-"""`load`: a model file of any supported format, recognised by its content."""
+"""`load`: a model file of any supported format, recognised by its content. `load_module`: an `nn.Module`."""
 
 from __future__ import annotations
 
+import copy
+import glob
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,21 +17,30 @@ from torch import Tensor, nn
 from verifier import zoo
 from verifier.errors import InputError, ModelError
 from verifier.graph import Graph
-from verifier.load.module import from_sequence
+from verifier.load.module import from_module, from_sequence
 from verifier.load.pickles import unpickle
 from verifier.load.sniff import Format, sniff, unzipped
-from verifier.load.torch import TorchRunner, find_state_dict, input_shape, load_weights, parse_safetensors, rebuild
+from verifier.load.torch import (
+    TorchRunner,
+    find_state_dict,
+    in_float32,
+    input_shape,
+    load_weights,
+    parse_safetensors,
+    rebuild,
+)
 from verifier.types import Shape
 
-Kind = Literal["onnx", "state_dict", "sequential"]
+Kind = Literal["onnx", "state_dict", "sequential", "module"]
 
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A network as read from a file.
+    """A network as read from a file, or as a module has it.
 
     graph: its weights are exact copies in float64; the normalisation that a card names is part of it.
-    sha256: of the file as stored and, for ONNX external data, of those files behind it, ordered by name.
+    sha256: of the file as stored and, for ONNX external data, of those files behind it, ordered by name; of a module,
+        of its state dict. path: where the file is; of a module, the name of its class.
     card: the model card beside the file, when it describes these very bytes.
     native: the network itself, float32 inputs (batch, *input_shape) -> outputs (batch, *output_shape), computed in
         float32 from the original weights, by onnxruntime for ONNX and by torch otherwise.
@@ -72,6 +83,24 @@ def load(path: str | Path, arch: str | None = None) -> Model:
         raise type(error)(f"{path}: {line}") from error
 
 
+def load_module(module: nn.Module, input_shape: Shape) -> Model:
+    """A copy of a module, in evaluation mode and on the CPU, for inputs of this shape (without the batch axis).
+
+    Its weights must be float32, or numbers that float32 holds. Raises ModelError when it cannot be exported,
+    UnsupportedOperatorError for an operator outside the registry.
+    """
+    path, copied = Path(type(module).__name__), copy.deepcopy(module).cpu().eval().requires_grad_(False)
+    try:
+        native = TorchRunner(in_float32(copied), None, None, batched=False)
+        graph = from_module(copied, input_shape)
+    except ModelError as error:
+        raise type(error)(f"{path}: {error}") from error
+    digest = hashlib.sha256()
+    for name, value in copied.state_dict().items():
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode() + value.numpy().tobytes())
+    return Model(graph, path, digest.hexdigest(), None, "module", native)
+
+
 def _read(path: Path) -> bytes:
     if path.is_dir():
         raise InputError(f"{path}: a directory, not a model file")
@@ -112,7 +141,7 @@ def _load_torch(path: Path, stored: bytes, content: bytes, form: Format, arch: s
         module = rebuild(checkpoint)
         shape = card.input_shape if card else input_shape(module)
     else:
-        card, kind = _card_of_weights(path, digest), "state_dict"
+        card, kind = _card_beside(path, digest), "state_dict"
         name = arch or (card.arch if card else None)
         if name is None:
             raise ModelError(f"bare weights need their architecture: give --arch {'|'.join(zoo.architectures())}")
@@ -129,23 +158,37 @@ def _refuse_arch(arch: str | None) -> None:
         raise ModelError(f"the file holds its own architecture; leave out --arch {arch}")
 
 
-def _card_of_weights(path: Path, digest: str) -> zoo.ModelCard | None:
-    """The card beside bare weights, which must describe them: its architecture and normalisation are used."""
+def _card_beside(path: Path, digest: str) -> zoo.ModelCard | None:
+    """The card beside a file, if there is one, which must describe it: its shape and normalisation are used."""
     card_file = zoo.card_path(path)
     if not card_file.is_file():
         return None
     card = zoo.read_card(card_file)
     if card.sha256 != digest:
-        raise ModelError(f"the card {card_file.name} describes other weights (sha256 differs); mend or move the card")
+        found = f"its sha256 is {card.sha256[:8]}..., this file's {digest}"
+        raise ModelError(f"the card {card_file.name} describes another file ({found}); mend or move the card")
     return card
 
 
 def _own_card(path: Path, digest: str) -> zoo.ModelCard | None:
-    """The card beside a file that needs none; a JSON file that does not hold this digest is something else."""
-    card_file = zoo.card_path(path)
-    if card_file.is_file() and digest in card_file.read_text(encoding="utf-8", errors="replace"):
-        return zoo.read_card(card_file)
-    return None
+    """The card beside a file that needs none, unless it is about another file of the same stem.
+
+    One about neither is an error: without it, a normalisation would be missed.
+    """
+    stated = zoo.stated_sha256(zoo.card_path(path))
+    if stated is None or (stated != digest and stated in [_sha256(file) for file in _siblings(path)]):
+        return None
+    return _card_beside(path, digest)
+
+
+def _siblings(path: Path) -> list[Path]:
+    """Other files of the same stem in the same folder: net.pt for net.onnx."""
+    return [file for file in path.parent.glob(f"{glob.escape(path.stem)}.*") if file != path and file.is_file()]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _normalisation(card: zoo.ModelCard | None) -> tuple[Tensor | None, Tensor | None]:

@@ -183,17 +183,18 @@ def build_graph(model: onnx.ModelProto, mean: Tensor | None = None, std: Tensor 
     if model.graph.sparse_initializer:
         raise ModelError("sparse initializers are not supported; export dense weights")
     shape, batched = _input_shape(model)
+    _refuse_unknown(model)
     builder = normalised(shape, mean, std)
     values: dict[str, Any] = {tensor.name: _stored(tensor) for tensor in model.graph.initializer}
     values[_input(model).name] = len(builder.nodes) - 1
     values[""] = None  # an optional input that is left out
     old = any(entry.domain in STANDARD_DOMAINS and entry.version < 13 for entry in model.opset_import)
     for node in model.graph.node:
-        name = node.name or next(iter(node.output), node.op_type)
+        name = _name(node)
         for source in node.input:
             if source not in values:
                 raise ModelError(f"node '{name}' reads '{source}', which no node before it computes")
-        operator = node.op_type if node.domain in STANDARD_DOMAINS else f"{node.domain}.{node.op_type}"
+        operator = _operator(node)
         inputs = [values[source] for source in node.input]
         attributes = {a.name: _attribute(a) for a in node.attribute}
         if operator == "Split":  # before operator set 18 the outputs alone told their number
@@ -220,6 +221,26 @@ def build_graph(model: onnx.ModelProto, mean: Tensor | None = None, std: Tensor 
     if not builder.shape(output):
         output = builder.add(Reshape((1,)), output, name=f"{model.graph.output[0].name} as a vector")
     return builder.finish(output)
+
+
+def _refuse_unknown(model: onnx.ModelProto) -> None:
+    """Raise UnsupportedOperatorError for the first operator on the way of the input that no importer reads.
+
+    Before anything else: what stands before an LSTM, say, may be refused for reasons that would mislead.
+    """
+    moving = {_input(model).name}
+    for node in model.graph.node:
+        if moving & {*node.input} and _operator(node) != "Shape":
+            find(ONNX, _operator(node), _name(node))
+            moving.update(filter(None, node.output))
+
+
+def _name(node: onnx.NodeProto) -> str:
+    return node.name or next(iter(node.output), node.op_type)
+
+
+def _operator(node: onnx.NodeProto) -> str:
+    return node.op_type if node.domain in STANDARD_DOMAINS else f"{node.domain}.{node.op_type}"
 
 
 def _stored(tensor: TensorProto) -> Tensor:

@@ -24,11 +24,15 @@ CONVENTIONAL_SHAPES: tuple[Shape, ...] = ((1, 28, 28), (1, 8, 8), (3, 32, 32))
 
 @dataclass(frozen=True, eq=False)
 class TorchRunner:
-    """A module in float32, with the normalisation `(x - mean) / std` before it (both (channels, 1, ...) or None)."""
+    """A module in float32, with the normalisation `(x - mean) / std` before it (both (channels, 1, ...) or None).
+
+    batched: whether its inputs may go through it together: code of one's own may mix them.
+    """
 
     module: nn.Module
     mean: Tensor | None
     std: Tensor | None
+    batched: bool = True
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """Outputs (batch, *output_shape) of float32 inputs (batch, *input_shape)."""
@@ -36,7 +40,8 @@ class TorchRunner:
         if self.mean is not None and self.std is not None:
             value = (value - self.mean) / self.std
         with torch.no_grad():
-            return self.module(value).numpy()
+            parts = (value,) if self.batched else value.split(1)
+            return torch.cat([self.module(part) for part in parts]).numpy()
 
 
 def parse_safetensors(content: bytes) -> dict[str, Tensor]:
@@ -150,6 +155,14 @@ def _float32(name: str, value: Tensor) -> Tensor:
     return single
 
 
+def in_float32(module: nn.Module) -> nn.Module:
+    """The same module, its weights turned to float32 in place. Raises ModelError where that would change one."""
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if tensor.is_floating_point():
+            tensor.data = _float32(name, tensor)
+    return module
+
+
 def rebuild(layer: Any) -> nn.Module:
     """A fresh copy of an unpickled layer, made by its constructor from plain numbers and its weights.
 
@@ -163,7 +176,7 @@ def rebuild(layer: Any) -> nn.Module:
         tensors = {k: v for k, v in (layer._parameters | layer._buffers).items() if v is not None}
         if issubclass(type(layer), (nn.BatchNorm1d, nn.BatchNorm2d)):
             arguments |= {"affine": "weight" in tensors, "track_running_stats": "running_mean" in tensors}
-        elif "weight" in tensors:
+        elif "bias" in layer._parameters:
             arguments["bias"] = "bias" in tensors
         with torch.device("meta"):
             fresh = type(layer)(**arguments)
@@ -195,5 +208,7 @@ def input_shape(module: nn.Module) -> Shape:
         fitting.append(shape)
     if len(fitting) != 1:
         reason = f"the layers fit inputs of shapes {', '.join(map(str, fitting))}" if fitting else "unknown input shape"
-        raise ModelError(f"{reason}; write a model card, or use torch.onnx.export(...), which records the shape")
+        raise ModelError(
+            f"{reason}; write a model card with `input_shape`, or use torch.onnx.export(...), which records it"
+        )
     return fitting[0]

@@ -114,8 +114,7 @@ def import_reciprocal(call: Call) -> int:
 @importer(onnx=["Pow"], aten=["pow.Tensor_Scalar", "square"])
 def import_power(call: Call) -> int:
     given = 2.0 if call.operator == "square" else call.attributes.get("exponent")
-    constant = call.constant(1) if given is None else torch.tensor(float(given))
-    exponents = torch.empty(0) if constant is None else constant.double().unique()
+    exponents = call.distinct(1) if given is None else torch.tensor([float(given)])
     if len(exponents) != 1:
         raise call.refusal("an exponent that is not one constant")
     exponent = float(exponents)

@@ -69,6 +69,14 @@ class Call:
             raise self.refusal(f"input {position} is missing")
         return value
 
+    def distinct(self, position: int) -> Tensor:
+        """The distinct values of constant `position`, with which broadcasting leaves the node its shape."""
+        value, shape = self.weight(position), (*(1,) * self.batched, *self.shape())
+        pairs = zip(reversed(value.shape), reversed(shape), strict=False)
+        if value.dim() > len(shape) or any(n not in (1, m) for n, m in pairs):
+            raise self.refusal(f"a constant of shape {tuple(value.shape)} changes the shape {shape}")
+        return value.double().unique()
+
     def integers(self, attribute: str, position: int | None = None) -> list[int] | None:
         """Integers given by an attribute or, in later ONNX operator sets, by constant input `position`; or None."""
         value = self.attributes.get(attribute)

@@ -168,9 +168,7 @@ def import_leaky_relu(call: Call) -> int:
 
 @importer(onnx=["PRelu"], aten=["prelu"], module=["PReLU"])
 def import_prelu(call: Call) -> int:
-    if call.weight(1).dim() > len(call.shape()) + call.batched:
-        raise call.refusal("slopes with more axes than what they are of")
-    slopes = call.weight(1).unique()
+    slopes = call.distinct(1) if call.operator == "PRelu" else call.weight(1).unique()
     if len(slopes) != 1:
         raise call.refusal(f"{len(slopes)} different slopes; one is supported")
     return _leaky_relu(call, float(slopes))

@@ -56,6 +56,7 @@ def verify(
         if progress is not None:
             progress(f"{name} ({question.remaining:.1f} s left)")
         reports.append(_run(name, question))
+    question.wish = 0.0
     return _result(question, tuple(reports), time.monotonic() - began)
 
 

@@ -18,6 +18,7 @@ from verifier.graph import Graph
 from verifier.ops.base import Activation
 from verifier.ops.product import SumDifference
 from verifier.search.record import Records
+from verifier.simplify import is_merged
 from verifier.spec.property import HalfSpaces, Property
 from verifier.strategy.settings import Settings, Sides
 from verifier.types import Bounds, Box, Interval
@@ -50,8 +51,8 @@ class Question:
     lower: the best proved lower bound of each half-space row (rows,). searched: by unsafe set, that of its margin, from
     branch and bound. claims: by unsafe set, a bound that rests on a solver's word alone. nodes: bounds of what
     activations read. found, nearest: the least margin seen at an allowed input, and that input. doubts: why candidates
-    were not accepted. records: what branch and bound leaves behind, if proofs are wanted. by_interval: the unsafe sets
-    that intervals alone prove.
+    were not accepted. wish: how much further than allowed margins must go until a search has had its turn. records:
+    what branch and bound leaves behind, if proofs are wanted. by_interval: the unsafe sets that intervals alone prove.
     """
 
     subject: Subject
@@ -66,6 +67,7 @@ class Question:
     counterexample: np.ndarray | None = None
     outputs: np.ndarray | None = None
     doubts: list[str] = field(default_factory=list)
+    wish: float = 0.0
     claims: dict[int, float] = field(default_factory=dict)
     searched: dict[int, float] = field(default_factory=dict)
     remark: str = ""
@@ -121,7 +123,7 @@ class Question:
     @property
     def merged(self) -> bool:
         """Whether the network is analysed with mirrored neurons merged."""
-        return sum(n.size for n in self.graph.nodes) != sum(n.size for n in self.subject.graph.nodes)
+        return is_merged(self.graph, self.subject.graph)
 
     @property
     def remaining(self) -> float:
@@ -137,7 +139,7 @@ class Question:
     @property
     def open_sets(self) -> list[int]:
         """The unsafe sets that are not yet proved unreachable; a bound that is NaN leaves its set open."""
-        return [k for k, bound in enumerate(self.set_bounds) if not bound > self.allowance]
+        return [k for k, bound in enumerate(self.set_bounds) if not bound > self.allowance + self.wish]
 
     @property
     def open_rows(self) -> Tensor:
@@ -154,6 +156,13 @@ class Question:
         best = self.lower[rows]
         self.lower[rows] = torch.where(found > best, found, best)
         self.know(bounds.nodes)
+
+    def weigh(self) -> None:
+        """Wish for margins that hold in float32 as well, if some that are proved may be too slim."""
+        bounds, least = enumerate(self.set_bounds), WORTHWHILE * self.found
+        slim = [self.prop.unsafe[k] for k, bound in bounds if self.allowance < bound < least]
+        wanted = slim and self.nodes and self.settings.float32
+        self.wish = self.price(self.nodes, slim) if wanted else 0.0
 
     def know(self, nodes: Mapping[int, Interval]) -> None:
         """Take over bounds of what activations read."""

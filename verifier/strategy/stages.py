@@ -34,6 +34,7 @@ SOLVER_TOLERANCE = 1e-6
 TIGHTENING_SHARE = 0.25
 CROWN_SHARE = 0.75
 FEW_INPUTS = 50
+SPARE = 2.0  # times what has been spent (1 s at least): how long what is proved is searched for the sake of float32
 FORWARD_MEMORY = 1 << 32
 
 Stage = Callable[[Question], None]
@@ -121,6 +122,13 @@ def _crown(question: Question) -> Crown:
     return Crown(known=question.nodes, deadline=time.monotonic() + share * question.remaining)
 
 
+def crown(question: Question) -> None:
+    """CROWN. What it proves by less than float32 execution may cost is left to a search by neurons, if that comes."""
+    bound_stage(_crown)(question)
+    if question.settings.method == "auto" and not few_inputs(question):
+        question.weigh()
+
+
 def interval(question: Question) -> None:
     """Intervals of the network as it was loaded: `simplified` may loosen them, and nothing else."""
     rows, graph = question.open_rows, question.subject.graph.to(torch.float64, question.graph.device)
@@ -158,10 +166,13 @@ def bab(question: Question) -> None:
             question.know(bounds.nodes)
         else:
             question.improve(question.open_rows, bounds)
-    if question.decided:
-        return
     unsafe = {k: question.prop.unsafe[k] for k in question.open_sets}
+    question.wish = 0.0
     graph, nodes, deadline = question.graph, question.nodes, question.deadline
+    if question.decided:  # but for what was wished for
+        deadline = min(deadline, time.monotonic() + SPARE * max(1.0, question.settings.timeout - question.remaining))
+    if not unsafe or question.counterexample is not None:
+        return
     enough, records = question.allowance, question.records
     task = Task(graph, question.box, unsafe, nodes, enough, deadline, judge, records, price=question.price)
     outcome = replace(BranchAndBound(), jobs=question.settings.jobs)(task, question.progress)
@@ -211,7 +222,7 @@ STAGES: dict[str, Stage] = {
     "restarts": restarts,
     "interval": interval,
     "forward": forward,
-    "crown": bound_stage(_crown),
+    "crown": crown,
     "alpha": bound_stage(lambda question: Alpha(steps=50, enough=question.allowance, deadline=question.deadline)),
     "bab": bab,
     "lp": bound_stage(lambda question: LpBounds(solver=question.settings.solver, deadline=question.deadline)),

@@ -61,5 +61,7 @@ def load(path: Path, config: dict[str, Any], device: torch.device) -> Checkpoint
         raise InputError(f"{path}: not a checkpoint of a training run ({reason})") from error
     differing = sorted(k for k in config.keys() | checkpoint.config.keys() if config.get(k) != checkpoint.config.get(k))
     if differing:
-        raise InputError(f"{path}: the checkpoint is of another run: {', '.join(differing)} differ")
+        raise InputError(
+            f"{path}: the checkpoint is of another run: {', '.join(differing)} differ; leave such options out"
+        )
     return checkpoint

@@ -167,7 +167,8 @@ def read_config(path: Path) -> Config:
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot read the training configuration ({error})") from error
     if isinstance(raw, dict) and "recipe" in raw:
-        raw = read_card(path).recipe.config
+        recipe = read_card(path).recipe
+        raw = recipe.config if recipe else None
         if raw is None:
             raise InputError(f"{path}: this model card has no configuration to start from")
     try:
