@@ -12,7 +12,7 @@ import torch
 from nets import Case, mlp, random_case
 
 from verifier.bounds.crown import Crown
-from verifier.search import inputs
+from verifier.search import inputs, loop
 from verifier.search.bab import BranchAndBound
 from verifier.search.segments import SegmentEvaluator
 from verifier.search.task import Outcome, Task
@@ -32,7 +32,9 @@ def shifted(case: Case, margin: float) -> Property:
     return replace(case.prop, unsafe=tuple(HalfSpaces(s.C, s.d + gap) for s in case.prop.unsafe))
 
 
-def search(case: Case, prop: Property, method: BranchAndBound, seconds: float = 30.0) -> tuple[Outcome, list[float]]:
+def search(
+    case: Case, prop: Property, method: BranchAndBound, seconds: float = 30.0, wish: float = 0.0
+) -> tuple[Outcome, list[float]]:
     """The outcome, and the margins of the points that the search proposed."""
     margins: list[float] = []
 
@@ -44,7 +46,8 @@ def search(case: Case, prop: Property, method: BranchAndBound, seconds: float = 
 
     box = prop.region.box()
     nodes = Crown()(case.graph, box, prop.rows[0].unsqueeze(0)).nodes
-    task = Task(case.graph, box, dict(enumerate(prop.unsafe)), nodes, 0.0, time.monotonic() + seconds, judge)
+    sets, deadline = dict(enumerate(prop.unsafe)), time.monotonic() + seconds
+    task = Task(case.graph, box, sets, nodes, 0.0, deadline, judge, price=lambda nodes, unsafe: wish)
     return method(task), margins
 
 
@@ -91,6 +94,22 @@ def test_what_a_search_reports_adds_up(split: str, monkeypatch: pytest.MonkeyPat
     assert all(part >= 0 for part in outcome.seconds.values()) and sum(outcome.seconds.values()) <= took
     tightened = "tightening" in outcome.seconds  # whose bounds come on top
     assert computed[0] >= outcome.evaluations if tightened else computed[0] == outcome.evaluations
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("seed", range(8))
+def test_a_wish_out_of_reach_does_not_hold_up_what_is_proved(
+    seed: int, jobs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bounds that close what is enough are those of the graph's precision, in every process."""
+    monkeypatch.setattr(loop, "AGAIN", 0.0)
+    monkeypatch.setattr(loop, "LEAST", 0.0)
+    monkeypatch.setattr(loop, "ALONE", 0.0)
+    case = random_case(seed, most=9)
+    method = replace(SPLITS["neurons"], jobs=jobs)
+    outcome, _ = search(case, shifted(case, 1e-2), method, wish=1.0)
+    assert outcome.decided(0.0) and outcome.stuck == 0
+    assert min(outcome.proved.values()) <= 1e-2 + 1e-9
 
 
 @pytest.mark.parametrize("split", SPLITS)

@@ -73,12 +73,11 @@ class Crew(Generic[D]):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        for connection in list(self._forks):
-            self._end(connection)
+        self.stop()
         torch.set_num_threads(self._threads)
 
     def start(self) -> None:
-        """Fork, once."""
+        """Fork, unless that is done."""
         if self._forks or not self.count:
             return
         torch.set_num_threads(1)
@@ -89,6 +88,14 @@ class Crew(Generic[D]):
             process.start()
             theirs.close()
             self._forks[ours] = process
+
+    def stop(self) -> list[D]:
+        """Let go of all forks, until `start`; returns the batches that they have not answered."""
+        unanswered = self.given
+        self._given.clear()
+        for connection in list(self._forks):
+            self._end(connection)
+        return unanswered
 
     def _end(self, connection: Connection) -> None:
         """Let go of a fork."""

@@ -32,6 +32,9 @@ ALONE = 0.25
 ATTACK_SHARE = 0.1
 """How much of the time that bounding and branching take may go into descending from the points they propose."""
 
+AGAIN, LEAST = 1.0, 1.0
+"""Once what is enough is proved, the wish for more gets so many times as long, and so many seconds at least."""
+
 SUCCESS = 0.5
 """What a trial leaves of the root's worst bound, at most, to be a success."""
 
@@ -49,14 +52,15 @@ class Loop(Generic[D]):
         self.keys = list(task.unsafe)
         self.closed = {k: math.inf for k in self.keys}
         self.count = self.stuck = self.descents = self.evaluations = 0
-        self.found, self.first, self.trial = False, -math.inf, task.trial
+        self.found, self.first, self.trial, self.relent = False, -math.inf, task.trial, task.relent
+        self.began = math.inf
         self.crew: Crew[D] = Crew(self._halved, helpers(jobs, task.graph.device))
         self.seconds = dict.fromkeys(("shaving", "bounding", "branching", "attack", "leaves"), 0.0)
         self.elsewhere = 0.0  # the part of them that other processes spent
 
     def run(self, progress: Callable[[str], None] | None) -> Outcome:
         """Search until everything is decided, a candidate is accepted or time is up."""
-        began = reported = time.monotonic()
+        began = reported = self.began = time.monotonic()
         with self._timed("shaving"):
             root = self.splitting.root()
         each = max(root.nbytes() // len(root), 16 * max(node.size for node in self.task.graph.nodes))
@@ -82,7 +86,7 @@ class Loop(Generic[D]):
                     reported = now
                     worst = self.frontier.worst
                     progress(f"bab: {self.count} subdomains, {len(self.frontier)} open, worst bound {worst:.4g}")
-            for unanswered in self.crew.given:
+            for unanswered in self.crew.stop():
                 self.frontier.push(unanswered)
         return self._outcome(time.monotonic() - began)
 
@@ -129,14 +133,30 @@ class Loop(Generic[D]):
     def _goes_on(self) -> bool:
         """Whether there is time left; after the trial, only when it was a success."""
         now = time.monotonic()
-        if now > self.task.relent:
-            self.enough = self.splitting.enough = self.task.enough
+        if self.enough > self.task.enough:
+            if min([self.frontier.worst, *(float(batch.lower.min()) for batch in self.crew.given)]) > self.task.enough:
+                self.relent = min(self.relent, now + max(AGAIN * (now - self.began), LEAST))
+            if now > self.relent:
+                self._relent()
         if now > self.trial:
             proved = len(self.keys) - len(self.open_sets) > self.task.success * len(self.keys)
             if not (self.frontier.worst > SUCCESS * self.first if len(self.keys) == 1 else proved):
                 return False
             self.trial = math.inf
         return now < self.task.deadline
+
+    def _relent(self) -> None:
+        """Give up what is wished for, and close what is proved without; forks know the old goal, and start anew."""
+        self.enough = self.splitting.enough = self.task.enough
+        for unanswered in self.crew.stop():
+            self.frontier.push(unanswered)
+        rest = self.frontier.pop(len(self.frontier))
+        done = rest.lower > self.enough
+        self.frontier.push(rest.select(~done))
+        for index in done.nonzero().squeeze(1).split(self.batch):
+            with self._timed("bounding"):  # which confirms bounds that were no goal before
+                batch, points = self.splitting.bound(rest.select(index), self.task.deadline)
+            self._settle(batch, points)
 
     def _take(self, answers: Iterable[tuple[D, Halved[D]]]) -> None:
         """Take in what became of batches."""
@@ -205,7 +225,7 @@ class Loop(Generic[D]):
                 continue
             bound, point = self.splitting.close(leaf, self.task.deadline)
             if bound > self.task.enough:
-                leaf.lower = torch.maximum(leaf.lower, leaf.lower.new_tensor([bound]))
+                leaf.lower = leaf.lower.new_tensor([bound])  # in place of one that was not confirmed
                 self._close(leaf)
             elif point is not None and self.task.judge(point):
                 return True
