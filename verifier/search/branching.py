@@ -18,6 +18,7 @@ from verifier.search.units import Lines, Units
 P = TypeVar("P", bound=Patterns)
 
 LITTLE = 1e-3  # the least share of what is missing that a child counts as gaining
+TOGETHER = 512  # children that are bounded at once, about: small batches cost by the call
 
 
 def scores(units: Units, l: Tensor, u: Tensor, lines: Lines, v: Tensor) -> Tensor:
@@ -58,13 +59,13 @@ def best_of(
     product rule of integer programming (Achterberg et al. 2005). The worse child alone would make candidates equal that
     leave it as it is.
     """
-    gains, missing = (
-        torch.zeros_like(score),
-        (enough - domains.lower).to(score).clamp(min=torch.finfo(score.dtype).tiny),
-    )
-    for k in range(shortlist.shape[1]):
-        low, high = bound(children(units, domains, shortlist[:, k])).to(score).chunk(2)
-        shares = ((side - domains.lower.to(score)).nan_to_num(0.0) / missing for side in (low, high))
-        first, second = (share.clamp(LITTLE, 1) for share in shares)
-        gains[:, k] = torch.where(score[:, k] > 0, (first * second).sqrt() * missing, 0)
+    n, count = shortlist.shape
+    lower = domains.lower.to(score).unsqueeze(1)
+    missing = (enough - lower).clamp(min=torch.finfo(score.dtype).tiny)
+    gains = torch.zeros_like(score)
+    for some in torch.arange(count, device=score.device).split(max(1, TOGETHER // (2 * n))):
+        every = domains.select(torch.arange(n, device=score.device).repeat(len(some)))
+        halves = bound(children(units, every, shortlist[:, some].T.flatten())).to(score).view(2, len(some), n)
+        first, second = (((side.T - lower).nan_to_num(0.0) / missing).clamp(LITTLE, 1) for side in halves)
+        gains[:, some] = torch.where(score[:, some] > 0, (first * second).sqrt() * missing, 0)
     return shortlist.gather(1, gains.argmax(1, keepdim=True)).squeeze(1), gains
