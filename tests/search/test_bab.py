@@ -14,6 +14,7 @@ from nets import Case, mlp, random_case
 from verifier.bounds.crown import Crown
 from verifier.search import inputs, loop
 from verifier.search.bab import BranchAndBound
+from verifier.search.rounds import Rounds
 from verifier.search.segments import SegmentEvaluator
 from verifier.search.task import Outcome, Task
 from verifier.spec.property import HalfSpaces, Property
@@ -110,6 +111,24 @@ def test_a_wish_out_of_reach_does_not_hold_up_what_is_proved(
     outcome, _ = search(case, shifted(case, 1e-2), method, wish=1.0)
     assert outcome.decided(0.0) and outcome.stuck == 0
     assert min(outcome.proved.values()) <= 1e-2 + 1e-9
+
+
+@pytest.mark.parametrize("nearly", [2.0, 0.5])
+@pytest.mark.parametrize("spare", [30.0, 0.0])
+def test_a_search_goes_on_beyond_its_deadline_if_it_is_nearly_done_and_has_time_to_spare(
+    spare: float, nearly: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Past its deadline from the start, it stands where it began: at less than twice what lacked, not at half of it."""
+    monkeypatch.setattr(loop, "NEARLY", nearly)
+    case = random_case(1, most=9)
+    prop = shifted(case, 1e-2)
+    box, sets = prop.region.box(), dict(enumerate(prop.unsafe))
+    nodes = Crown()(case.graph, box, prop.rows[0].unsqueeze(0)).nodes
+    now = time.monotonic()
+    task = Task(case.graph, box, sets, nodes, 0.0, now, lambda points: False, spare=spare)
+    splits = Rounds(case.graph, box, nodes, now + 30).next(list(sets.values()), 0.0, 16, 8)
+    outcome = loop.Loop(task, splits, 512, 1 << 31).run(None)
+    assert outcome.decided(0.0) == (spare > 0 and nearly > 1)
 
 
 @pytest.mark.parametrize("split", SPLITS)

@@ -35,6 +35,9 @@ ATTACK_SHARE = 0.1
 AGAIN, LEAST = 1.0, 1.0
 """Once what is enough is proved, the wish for more gets so many times as long, and so many seconds at least."""
 
+NEARLY = 0.03
+"""What is left of the root's worst bound, at most, where a search may go on for the time that it has to spare."""
+
 SUCCESS = 0.5
 """What a trial leaves of the root's worst bound, at most, to be a success."""
 
@@ -53,7 +56,7 @@ class Loop(Generic[D]):
         self.closed = {k: math.inf for k in self.keys}
         self.count = self.stuck = self.descents = self.evaluations = 0
         self.found, self.first, self.trial, self.relent = False, -math.inf, task.trial, task.relent
-        self.began = math.inf
+        self.began, self.deadline, self.spare = math.inf, task.deadline, task.spare
         self.crew: Crew[D] = Crew(self._halved, helpers(jobs, task.graph.device))
         self.seconds = dict.fromkeys(("shaving", "bounding", "branching", "attack", "leaves"), 0.0)
         self.elsewhere = 0.0  # the part of them that other processes spent
@@ -67,7 +70,7 @@ class Loop(Generic[D]):
         self.frontier: Frontier[D] = Frontier(limit=max(self.memory // each, 1))
         most = batch = max(1, min(self.batch, self.memory // (64 * each)))
         with self._timed("bounding"):
-            root, points = self.splitting.bound(root, self.task.deadline)
+            root, points = self.splitting.bound(root, self.deadline)
         self.evaluations = self.splitting.evaluations
         self._settle(root, points)
         self.first = self.frontier.worst
@@ -76,7 +79,7 @@ class Loop(Generic[D]):
                 stepped = time.monotonic()
                 taken = self._step(batch)
                 now = time.monotonic()
-                allowed = min(STEP_SECONDS, max(self.task.deadline - now, 0.0))
+                allowed = min(STEP_SECONDS, max(self.deadline - now, 0.0))
                 fewest = min(most, FEWEST) if allowed == STEP_SECONDS else 1
                 if taken:
                     batch = max(fewest, min(most, 2 * taken, int(taken * allowed / (now - stepped))))
@@ -86,8 +89,7 @@ class Loop(Generic[D]):
                     reported = now
                     worst = self.frontier.worst
                     progress(f"bab: {self.count} subdomains, {len(self.frontier)} open, worst bound {worst:.4g}")
-            for unanswered in self.crew.stop():
-                self.frontier.push(unanswered)
+            self._recall()
         return self._outcome(time.monotonic() - began)
 
     def _step(self, size: int) -> int:
@@ -96,7 +98,7 @@ class Loop(Generic[D]):
             share = max(SHARED, len(self.frontier) // (1 + self.crew.idle))
             self.crew.give(self.frontier.pop(min(size, share)))
         if not len(self.frontier):
-            self._take(self.crew.answers(patience=max(self.task.deadline - time.monotonic(), 0.0)))
+            self._take(self.crew.answers(patience=max(self.deadline - time.monotonic(), 0.0)))
             return 0
         own = self.frontier.pop(size)
         answer = self.crew.step(own)
@@ -117,7 +119,7 @@ class Loop(Generic[D]):
         return Outcome(proved, best, self.found, self.count, self.stuck, left, self.evaluations, self.seconds)
 
     def _halved(self, batch: D) -> Halved[D]:
-        return halved(self.splitting, batch, self.task.deadline)
+        return halved(self.splitting, batch, self.deadline)
 
     @contextmanager
     def _timed(self, part: str) -> Iterator[None]:
@@ -143,19 +145,26 @@ class Loop(Generic[D]):
             if not (self.frontier.worst > SUCCESS * self.first if len(self.keys) == 1 else proved):
                 return False
             self.trial = math.inf
-        return now < self.task.deadline
+        if now > self.deadline and self.spare and self.frontier.worst > NEARLY * self.first:
+            self.deadline, self.spare = now + self.spare, 0.0
+            self._recall()  # forks know the old deadline
+        return now < self.deadline
+
+    def _recall(self) -> None:
+        """Let forks go, which begin anew with what is known then; what they have not answered is open."""
+        for unanswered in self.crew.stop():
+            self.frontier.push(unanswered)
 
     def _relent(self) -> None:
         """Give up what is wished for, and close what is proved without; forks know the old goal, and start anew."""
         self.enough = self.splitting.enough = self.task.enough
-        for unanswered in self.crew.stop():
-            self.frontier.push(unanswered)
+        self._recall()
         rest = self.frontier.pop(len(self.frontier))
         done = rest.lower > self.enough
         self.frontier.push(rest.select(~done))
         for index in done.nonzero().squeeze(1).split(self.batch):
             with self._timed("bounding"):  # which confirms bounds that were no goal before
-                batch, points = self.splitting.bound(rest.select(index), self.task.deadline)
+                batch, points = self.splitting.bound(rest.select(index), self.deadline)
             self._settle(batch, points)
 
     def _take(self, answers: Iterable[tuple[D, Halved[D]]]) -> None:
@@ -220,10 +229,10 @@ class Loop(Generic[D]):
         """Decide subdomains that cannot be split; True when a candidate was accepted."""
         for i in range(len(leaves)):
             leaf = leaves.select(torch.tensor([i], device=leaves.lower.device))
-            if time.monotonic() > self.task.deadline:
+            if time.monotonic() > self.deadline:
                 self.frontier.push(leaf)  # as open as when the search began
                 continue
-            bound, point = self.splitting.close(leaf, self.task.deadline)
+            bound, point = self.splitting.close(leaf, self.deadline)
             if bound > self.task.enough:
                 leaf.lower = leaf.lower.new_tensor([bound])  # in place of one that was not confirmed
                 self._close(leaf)
