@@ -9,76 +9,33 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import onnxruntime
-from onnx import TensorProto, helper, numpy_helper
+from growing import Growing, Operators, Shape
 
-Shape = tuple[int, ...]
 Make = Callable[["Net", str, Shape], str]
 SHAPES: tuple[Shape, ...] = ((1, 1), (1, 3), (1, 1, 2), (1, 2, 1), (1, 2, 3, 3), (1, 4, 2, 2), (1, 1, 4, 4), (3,), (1,),
                              (1, 1, 1, 1), (1, 3, 1, 2), (1, 2, 2, 2, 2))  # fmt: skip
 OPSETS = range(7, 23)
-MOST = 400  # values of a node
-TRIES = 8
-NOT_TAKEN = onnxruntime.capi.onnxruntime_pybind11_state
 OPERATORS: list[tuple[Make, range]] = []
 
 
-def session(content: bytes, optimised: bool = True) -> onnxruntime.InferenceSession:
-    """onnxruntime's own reading of a model, with what it merges or without."""
-    options, levels = onnxruntime.SessionOptions(), onnxruntime.GraphOptimizationLevel
-    options.log_severity_level, options.intra_op_num_threads = 4, 1
-    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimised else levels.ORT_DISABLE_ALL
-    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-
-
-class Net:
-    """Network `seed`, grown by one operator after the other. values: the shape of every result by its name."""
+class Net(Growing):
+    """Network `seed`."""
 
     def __init__(self, seed: int) -> None:
-        self.draw = np.random.default_rng([seed, 77])
-        self.opset, self.shape = self.pick(*OPSETS), self.pick(*SHAPES)
-        self.nodes: list[Any] = []
-        self.stored: list[Any] = []
-        self.values: dict[str, Shape] = {"x": self.shape}
-        self.last, self.made = "x", 0
-        steps = int(self.draw.integers(1, 5))
-        for _ in range(TRIES * steps):
-            if len(self.values) <= steps:
-                self.grow()
+        draw = np.random.default_rng([seed, 77])
+        opset, shape = OPSETS[int(draw.integers(len(OPSETS)))], SHAPES[int(draw.integers(len(SHAPES)))]
+        super().__init__(draw, opset, shape, steps=int(draw.integers(1, 5)))
 
-    def grow(self) -> None:
-        """Append an operator after the last one, if the runtime takes it."""
-        nodes, stored, shape = len(self.nodes), len(self.stored), self.values[self.last]
-        x = self.draw.normal(size=self.shape).astype(np.float32)
-        try:
-            name = self.pick(*(make for make, ranks in OPERATORS if len(shape) in ranks))(self, self.last, shape)
-            y = session(self.content(name)).run(None, {"x": x})[0]
-            fits = y.dtype == np.float32 and 0 < y.size <= MOST and y.ndim <= 6 and bool(np.isfinite(y).all())
-        except (NOT_TAKEN.Fail, NOT_TAKEN.InvalidArgument, NOT_TAKEN.InvalidGraph, NOT_TAKEN.NotImplemented,
-                NOT_TAKEN.RuntimeException, ValueError, IndexError):  # fmt: skip
-            fits = False
-        if fits:
-            self.values[name], self.last = y.shape, name
-        else:
-            del self.nodes[nodes:], self.stored[stored:]
+    @property
+    def operators(self) -> Operators:
+        return OPERATORS
 
-    def content(self, output: str | None = None) -> bytes:
-        """The model that computes a result, by default the last."""
-        ends = [("x", self.shape), (output or self.last, None)]
-        x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in ends)
-        graph = helper.make_graph(self.nodes, "g", [x], [y], self.stored)
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=8)
-        return bytes(model.SerializeToString())
+    def fits(self, y: np.ndarray) -> bool:
+        return super().fits(y) and y.ndim <= 6 and bool(np.isfinite(y).all())
 
     # --- What operators are made of. ---
-    def pick(self, *choices: Any) -> Any:
-        return choices[int(self.draw.integers(len(choices)))]
-
     def chance(self, share: float) -> bool:
         return bool(self.draw.random() < share)
-
-    def whole(self, low: int, high: int, count: int) -> list[int]:
-        return self.draw.integers(low, high + 1, count).tolist()
 
     def some(self, count: int, fewest: int = 1) -> list[int]:
         """Some axes of so many, in any order."""
@@ -87,17 +44,6 @@ class Net:
     def from_end(self, axes: Sequence[int], rank: int) -> list[int]:
         """Axes of which some are counted from the end, where the operator set allows it."""
         return [axis - rank if self.opset >= 11 and self.chance(0.4) else axis for axis in axes]
-
-    def add(self, operator: str, inputs: Sequence[str], outputs: int = 1, **attributes: Any) -> str:
-        """The name of one of the outputs."""
-        self.made += 1
-        names = [f"v{self.made}_{i}" for i in range(outputs)]
-        self.nodes.append(helper.make_node(operator, inputs, names, f"n{self.made}", **attributes))
-        return str(self.pick(*names))
-
-    def store(self, values: Any, dtype: Any = np.int64) -> str:
-        self.stored.append(numpy_helper.from_array(np.asarray(values, dtype), f"w{len(self.stored)}"))
-        return self.stored[-1].name
 
     def weight(self, *shape: int) -> str:
         return self.store(self.draw.normal(size=shape), np.float32)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from layouts import MAPS, Net, Shape, made_for
+from growing import Shape
+from layouts import MAPS, Net, made_for
 from onnx import numpy_helper
 
 FAR = 2**31 - 1

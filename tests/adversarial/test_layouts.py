@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from layouts import session
+from growing import session
 from onnx import TensorProto, helper, numpy_helper
 from rearranging import Net
 
@@ -119,14 +119,9 @@ def test_much_float32_execution_stays_within_its_enclosure() -> None:
 def refuted(seed: int, folder: Path, timeout: float = 0.3) -> str:
     """The verdict, with a certificate, about a claim that the lowest of many runs refutes; fails if VERIFIED."""
     net = Net(seed)
-    if net.last == "x":
-        return "empty"
-    path = folder / "net.onnx"
-    path.write_bytes(net.content())
-    try:
-        model = load(path)
-    except ModelError:
-        return "refused"
+    model = net.loaded(folder)
+    if model is None:
+        return "empty" if net.last == "x" else "refused"
     draw, shape = net.draw, model.graph.input_shape
     lower = exact(np.round(draw.normal(size=shape), 1))
     upper = lower + exact(draw.integers(0, 9, shape) / 8)

@@ -6,83 +6,29 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import onnxruntime
-from onnx import TensorProto, helper, numpy_helper
+from growing import Growing, Operators, Shape
+from onnx import TensorProto, numpy_helper
 
-Shape = tuple[int, ...]
 SHAPES: tuple[Shape, ...] = ((1, 5), (1, 2, 5, 4), (1, 3, 6), (4,), (1, 2, 2, 4, 4), (1, 1, 3, 3))
 OPSETS = range(7, 22)
-MOST = 400  # values of a node
-TRIES = 8
-FAILURES = onnxruntime.capi.onnxruntime_pybind11_state
 
 
-class Network:
-    """Grows by one random operator after the other. values: the shape of every result by its name."""
+class Network(Growing):
+    """Network `seed`."""
 
     def __init__(self, seed: int) -> None:
-        self.draw = np.random.default_rng(seed)
-        self.opset = int(self.draw.choice(OPSETS))
-        self.shape = SHAPES[int(self.draw.integers(len(SHAPES)))]
-        self.nodes: list[Any] = []
-        self.stored: list[Any] = []
-        self.values: dict[str, Shape] = {"x": self.shape}
-        self.last, self.made = "x", 0
-        steps, tries = int(self.draw.integers(1, 7)), 0
-        while len(self.values) <= steps and tries < TRIES * steps:
-            self.grow()
-            tries += 1
+        draw = np.random.default_rng(seed)
+        opset, shape = int(draw.choice(OPSETS)), SHAPES[int(draw.integers(len(SHAPES)))]
+        super().__init__(draw, opset, shape, steps=int(draw.integers(1, 7)))
 
-    def grow(self) -> None:
-        """Append an operator after the last one, if the runtime takes it."""
-        nodes, stored = len(self.nodes), len(self.stored)
-        rank = len(self.values[self.last])
-        fitting = [make for make, ranks in OPERATORS if rank in ranks]
-        x = self.draw.normal(size=self.shape).astype(np.float32)
-        try:
-            name = self.pick(*fitting)(self, self.last, self.values[self.last])
-            y = self.run(self.content(name), x)
-            fits = y.dtype == np.float32 and 0 < y.size <= MOST and y.ndim <= 5
-        except (FAILURES.Fail, FAILURES.InvalidArgument, FAILURES.InvalidGraph, FAILURES.NotImplemented,
-                FAILURES.RuntimeException, ValueError, IndexError):  # fmt: skip
-            fits = False
-        if fits:
-            self.values[name], self.last = y.shape, name
-        else:
-            del self.nodes[nodes:], self.stored[stored:]
+    @property
+    def operators(self) -> Operators:
+        return OPERATORS
 
-    def content(self, output: str | None = None) -> bytes:
-        """The model that computes a result, by default the last."""
-        ends = [("x", self.shape), (output or self.last, None)]
-        x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in ends)
-        graph = helper.make_graph(self.nodes, "g", [x], [y], self.stored)
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=8)
-        return bytes(model.SerializeToString())
-
-    @staticmethod
-    def run(content: bytes, x: np.ndarray) -> np.ndarray:
-        """What onnxruntime computes."""
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level, options.intra_op_num_threads = 4, 1
-        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        return session.run(None, {"x": x})[0]
+    def fits(self, y: np.ndarray) -> bool:
+        return super().fits(y) and y.ndim <= 5
 
     # --- What operators are made of. ---
-    def pick(self, *choices: Any) -> Any:
-        return choices[int(self.draw.integers(len(choices)))]
-
-    def whole(self, low: int, high: int, count: int) -> list[int]:
-        return self.draw.integers(low, high + 1, count).tolist()
-
-    def add(self, operator: str, inputs: list[str], **attributes: Any) -> str:
-        self.made += 1
-        self.nodes.append(helper.make_node(operator, inputs, [f"v{self.made}"], f"n{self.made}", **attributes))
-        return f"v{self.made}"
-
-    def store(self, values: Any, dtype: Any = np.int64) -> str:
-        self.stored.append(numpy_helper.from_array(np.asarray(values, dtype), f"w{len(self.stored)}"))
-        return self.stored[-1].name
-
     def weight(self, *shape: int) -> str:
         """Random numbers, stored plainly or computed from what is stored."""
         values = self.draw.normal(size=shape).astype(np.float32)

@@ -16,9 +16,9 @@ import torch
 from random_onnx import Network
 
 from verifier.certified import verify_certified
-from verifier.errors import ModelError, SolverError, SpecificationError
+from verifier.errors import SolverError, SpecificationError
 from verifier.graph import Graph
-from verifier.load import Model, load
+from verifier.load import Model
 from verifier.spec.property import HalfSpaces, Property, Region, exact
 from verifier.strategy import Settings, verify
 from verifier.verdict import Verdict
@@ -75,14 +75,9 @@ class Blind:
 def judge(seed: int, way: str, folder: Path, timeout: float = 0.2) -> str:
     """The verdict about the claim of network `seed`; fails when it is VERIFIED."""
     net = Network(seed)
-    if net.last == "x":
-        return "empty"
-    path = folder / "net.onnx"
-    path.write_bytes(net.content())
-    try:
-        model = load(path)
-    except ModelError:
-        return "refused"
+    model = net.loaded(folder)
+    if model is None:
+        return "empty" if net.last == "x" else "refused"
     prop = claim(net, model)
     if prop is None:
         return "rounding"
