@@ -52,6 +52,16 @@ def search(
     return method(task), margins
 
 
+def alone(case: Case, **options: Any) -> Outcome:
+    """What one search by neurons makes of margins of 0.01, with these options of the task."""
+    prop, until = shifted(case, 1e-2), time.monotonic() + 30
+    box, sets = prop.region.box(), dict(enumerate(prop.unsafe))
+    nodes = Crown()(case.graph, box, prop.rows[0].unsqueeze(0)).nodes
+    task = replace(Task(case.graph, box, sets, nodes, 0.0, until, lambda points: False), **options)
+    splits = Rounds(case.graph, box, nodes, until).next(list(sets.values()), task.wish, 16, 8)
+    return loop.Loop(task, splits, 512, 1 << 31).run(None)
+
+
 def test_what_time_leaves_of_unsplittable_subdomains_is_open_and_not_given_up() -> None:
     """A later round of the search may still decide it."""
     graph = mlp(torch.Generator().manual_seed(0), (2, 1))  # nothing to split
@@ -120,15 +130,14 @@ def test_a_search_goes_on_beyond_its_deadline_if_it_is_nearly_done_and_has_time_
 ) -> None:
     """Past its deadline from the start, it stands where it began: at less than twice what lacked, not at half of it."""
     monkeypatch.setattr(loop, "NEARLY", nearly)
-    case = random_case(1, most=9)
-    prop = shifted(case, 1e-2)
-    box, sets = prop.region.box(), dict(enumerate(prop.unsafe))
-    nodes = Crown()(case.graph, box, prop.rows[0].unsqueeze(0)).nodes
-    now = time.monotonic()
-    task = Task(case.graph, box, sets, nodes, 0.0, now, lambda points: False, spare=spare)
-    splits = Rounds(case.graph, box, nodes, now + 30).next(list(sets.values()), 0.0, 16, 8)
-    outcome = loop.Loop(task, splits, 512, 1 << 31).run(None)
+    outcome = alone(random_case(1, most=9), deadline=time.monotonic(), spare=spare)
     assert outcome.decided(0.0) == (spare > 0 and nearly > 1)
+
+
+@pytest.mark.parametrize("seed", [1, 3, 4, 7])
+def test_a_wish_may_be_given_up_before_anything_is_proved(seed: int) -> None:
+    outcome = alone(random_case(seed, most=9), wish=1.0, relent=time.monotonic())
+    assert outcome.decided(0.0) and outcome.stuck == 0
 
 
 @pytest.mark.parametrize("split", SPLITS)

@@ -162,7 +162,8 @@ class Loop(Generic[D]):
         rest = self.frontier.pop(len(self.frontier))
         done = rest.lower > self.enough
         self.frontier.push(rest.select(~done))
-        for index in done.nonzero().squeeze(1).split(self.batch):
+        proved = done.nonzero().squeeze(1)
+        for index in proved.split(self.batch) if len(proved) else ():
             with self._timed("bounding"):  # which confirms bounds that were no goal before
                 batch, points = self.splitting.bound(rest.select(index), self.deadline)
             self._settle(batch, points)
