@@ -23,7 +23,7 @@ from verifier.strategy import Settings
 Header = dict[str, Any]
 Arrays = dict[str, np.ndarray]
 NEAR = 2.0**-20
-TRIES = 8
+TRIES = 16
 
 
 @dataclass(frozen=True, eq=False)
