@@ -149,7 +149,7 @@ SOURCES: dict[str, tuple[Callable[[int], Victim], Sequence[int]]] = {
     "halved": (halved, (0, 1)),
     "mirrored": (mirrored, (0, 1)),
     "conjoined": (conjoined, (0, 1)),
-    "split": (split, (1,)),
+    "split": (split, (22,)),
     "convolved": (convolved, (1,)),
     "balled": (balled, (1, 2)),
     "regional": (regional, (0,)),
