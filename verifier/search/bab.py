@@ -95,8 +95,16 @@ class BranchAndBound:
             deadline, trial = min(task.deadline, now + rounds.limit), now + rounds.patience
             success = 0.0 if rounds.dear else MOST
             spare = min(rounds.tightening.seconds, rounds.limit, task.deadline - deadline)
-            part = replace(task, unsafe=left, deadline=deadline, trial=trial, success=success, spare=spare)
-            part = replace(part, wish=wish, relent=relent)
+            part = replace(
+                task,
+                unsafe=left,
+                deadline=deadline,
+                spare=spare,
+                trial=trial,
+                success=success,
+                wish=wish,
+                relent=relent,
+            )
             outcome = self._loop(part, neurons).run(progress)
             outcome.seconds["tightening"] = tightening
             total = outcome if total is None else total.then(outcome)

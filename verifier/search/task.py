@@ -22,12 +22,12 @@ class Task:
     """What is to be proved.
 
     region: batch one. unsafe: at least one set. nodes: bounds of what activations read, over the whole region. enough:
-    a margin bound above this proves a subdomain. deadline: a time.monotonic(), after which a search that is nearly done
-    may take the seconds that it has to spare. judge: replays candidate inputs.
-    records: where to keep what proves the sets, if that is wanted. trial: a time.monotonic(), at which a search ends
-    that has not proved more than the share `success` of several sets, or not brought the worst bound of one set much
-    nearer to zero. price: from bounds of what activations read and some of the sets, how much more than `enough` is
-    wished for. wish: that much, until `relent`, a time.monotonic().
+    a margin bound above this proves a subdomain. deadline: a time.monotonic(). spare: seconds beyond it for a search
+    that is nearly done then. judge: replays candidate inputs. records: where to keep what proves the sets, if that is
+    wanted. trial: a time.monotonic(), at which a search ends that has not proved more than the share `success` of
+    several sets, or not brought the worst bound of one set much nearer to zero. price: from bounds of what activations
+    read and some of the sets, how much more than `enough` is wished for. wish: that much, until `relent`, a
+    time.monotonic().
     """
 
     graph: Graph
