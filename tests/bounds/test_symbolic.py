@@ -3,7 +3,9 @@
 import pytest
 import torch
 from nets import random_case
+from torch import Tensor
 
+from verifier.bounds import symbolic
 from verifier.bounds.backward import concretise, pull_back
 from verifier.bounds.crown import Crown, fixed_slopes
 from verifier.bounds.interval import output_form, propagate
@@ -72,6 +74,28 @@ def test_the_linear_functions_stay_below_the_rows(seed: int) -> None:
     assert (rows >= below - 1e-9).all()
     # The blame accounts for the distance: it bounds what is lost between a row and its linear function.
     assert ((rows - below).amax(0) <= found.blame[0].sum(0) + 1e-9).all()
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_sparse_products_change_nothing(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two boxes at once, one within the other, whose symbols then are one sparse matrix."""
+    case = random_case(seed)
+    graph, box = case.graph, case.prop.region.box()
+    boxes = Box(torch.cat((box.lower, box.center)), torch.cat((box.upper, box.upper)))
+    C = case.prop.rows[0].expand(2, -1, -1)
+    found = [forward_bounds(graph, boxes, propagate(graph, boxes)[1], C, 1 << 30)]
+    monkeypatch.setattr(symbolic, "LARGE", 1)
+    monkeypatch.setattr(symbolic, "SPARSE", 1)
+    sparse: list[Tensor] = []
+    compressed = symbolic._compressed
+    monkeypatch.setattr(symbolic, "_compressed", lambda read: sparse.append(compressed(read)) or sparse[-1])
+    found.append(forward_bounds(graph, boxes, propagate(graph, boxes)[1], C, 1 << 30))
+    assert sparse and all(read.is_sparse for read in sparse if read.numel())
+    (lower, nodes), (other, same) = found
+    torch.testing.assert_close(lower, other, rtol=1e-12, atol=1e-12)
+    for node, z in nodes.items():
+        torch.testing.assert_close(z.lower, same[node].lower, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(z.upper, same[node].upper, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(10))

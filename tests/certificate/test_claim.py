@@ -8,6 +8,7 @@ import torch
 from certified import ARITHMETICS, NO_HINTS
 
 from verifier.certificate.analysis import Analysis
+from verifier.certificate.nodes import Node
 from verifier.certificate.reading import Network
 from verifier.graph import GraphBuilder
 from verifier.load.export import onnx_bytes
@@ -57,3 +58,30 @@ def test_copies_err_by_themselves(seed: int, signs: tuple[int, int]) -> None:
         assert lows[True] > -1e-2 + min(lows[False], 0)
     if signs[0] == signs[1]:
         assert min(found) < 0  # below what real arithmetic allows
+
+
+def test_what_is_merged_does_not_depend_on_what_is_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neurons of which each reads two of 64 values, some of them the same or its negative, with the zeros left out and
+    with all of them."""
+    draw = np.random.default_rng(0)
+    rows = np.zeros((48, INPUTS), dtype=np.float32)
+    pairs = draw.permutation(INPUTS).reshape(-1, 2)
+    for row, pair in zip(rows[:40], np.concatenate((pairs, pairs[8:16])), strict=True):
+        row[pair] = draw.normal(size=2)
+    rows[40:44], rows[44:] = rows[:4], -rows[4:8]
+    constants = draw.normal(size=48).astype(np.float32)
+    constants[40:44], constants[44:] = constants[:4], -constants[4:8]
+    constants[43] += 1  # which therefore reads another number
+    builder = GraphBuilder((INPUTS,))
+    layer = Linear(torch.from_numpy(rows), torch.from_numpy(constants))
+    builder.add(Linear(torch.ones(1, 48), None), builder.add(ReLU(), builder.add(layer, 0)))
+    model = onnx_bytes(builder.finish())
+    found = [Network(model, merge=True)]
+    monkeypatch.setattr(Node, "thin", lambda node: None)
+    found.append(Network(model, merge=True))
+    shapes = [network.nodes[2].shape for network in found]
+    assert shapes == [(48, 1, 2, 1), (1, 1, INPUTS, 48)]
+    for network in found:
+        assert [network.nodes[j].size for j in network.activations] == [41]
+    copies = [next(node.copies for node in network.nodes if node.copies) for network in found]
+    assert all(np.array_equal(*pair) for pair in zip(*copies, strict=True))

@@ -42,4 +42,4 @@ def keep_memory() -> None:
 
 
 # By the numbers of malloc.h: what is trimmed off the heap's top, what it grows by, what gets a mapping of its own.
-MALLOPT = {-1: 2**31 - 1, -2: 2**26, -3: 2**25}
+MALLOPT = {-1: 2**31 - 1, -2: 2**26, -4: 0}

@@ -21,6 +21,10 @@ from verifier.graph import Graph
 from verifier.ops.base import Activation, Affine, PiecewiseLinear, Relaxation
 from verifier.types import Interval
 
+LARGE, SPARSE = 1 << 18, 50
+"""What the neurons of a layer read is summed by sparse products where there are so many terms and, of so many, at most
+one is not zero."""
+
 STILL = 2.0**-40
 """An input that varies by less than this, relative to its size, is fixed at a decimal number that no float equals."""
 
@@ -148,7 +152,8 @@ class Form:
 class Symbols:
     """The unstable neurons of one activation layer. Lines are (batch, symbols, 1), without an axis for the parameters.
 
-    start: where they stand among the terms. read: (batch, start, symbols), what each neuron reads. below, above:
+    start: where they stand among the terms. read: (batch, start, symbols), what each neuron reads, or the sparse matrix
+    (batch start, batch symbols) of the same, box after box. below, above:
     (batch, symbols, 1), the widest distance between the activation and its lower and upper line. reach: (batch, k,
     symbols), the share of each input in what moves a neuron. onto: (batch, 2, symbols), the size of what a neuron reads
     and its error; of: (batch, 2, symbols), the size of its lines' offsets and the rounding of its lines.
@@ -289,7 +294,19 @@ def _symbols(op: Activation, start: int, read: Tensor, z: Interval, reach: Tenso
     size = steepest * torch.maximum(z.lower.abs(), z.upper.abs()) + offset
     of = torch.stack((offset, _gamma(8, size.dtype) * size), 1)
     columns = Relaxation(*(None if t is None else t.unsqueeze(2) for t in vars(lines).values()))  # type: ignore[arg-type]
-    return Symbols(start, read, columns, below.unsqueeze(2), above.unsqueeze(2), reach, onto, of)
+    return Symbols(start, _compressed(read), columns, below.unsqueeze(2), above.unsqueeze(2), reach, onto, of)
+
+
+def _compressed(read: Tensor) -> Tensor:
+    """Terms (batch, start, symbols), as one sparse matrix where they are many and few are not zero (see `Symbols`)."""
+    if read.numel() < LARGE or read.requires_grad or int(read.count_nonzero()) * SPARSE > read.numel():
+        return read
+    box, term, symbol = read.nonzero(as_tuple=True)
+    batch, start, symbols = read.shape
+    places = torch.stack((box * start + term, box * symbols + symbol))
+    values = read[box, term, symbol]
+    size = (batch * start, batch * symbols)
+    return torch.sparse_coo_tensor(places, values, size, is_coalesced=True, check_invariants=False)
 
 
 def _bends(op: Activation, z: Interval) -> list[Tensor]:
@@ -308,7 +325,11 @@ def _replaced(form: Tensor, group: Symbols) -> tuple[Tensor, Tensor, Tensor]:
     above = weight.clamp(min=0)
     under = weight - above
     onto = above * lines.lower_slope + under * lines.upper_slope
-    form = torch.baddbmm(form[:, : group.start], group.read, onto)
+    form = form[:, : group.start]
+    if group.read.is_sparse:
+        form = torch.addmm(form.flatten(0, 1), group.read, onto.flatten(0, 1)).view_as(form)
+    else:
+        form = torch.baddbmm(form, group.read, onto)
     for side, offset in ((above, lines.lower_offset), (under, lines.upper_offset)):
         if offset is not None:
             form[:, 0] += (side * offset).sum(1)

@@ -70,11 +70,14 @@ class Building:
         need(weight.shape[:2] == (G, K) and terms < 1 << 20, "the inputs of an operator do not fit")
         node = self.reader("affine", ids)
         node.shape, node.size, node.terms = (G, P, K, weight.shape[2]), G * P * weight.shape[2], terms
-        node.weights = [Weight(weight), Weight(np.maximum(weight, 0)), Weight(np.minimum(weight, 0))]
+        node.weights = [Weight(weight)]
         if deviation:
             node.deviation, size = np.abs(weight) * deviation, np.abs(weight[weight != 0])
             self.double |= bool(((size < 2.0**-126) | (size >= 2.0**126)).any())
         node.bias = np.broadcast_to(np.asarray(bias, dtype=np.float64), (G, P, weight.shape[2])).reshape(1, -1)
+        if G == P == 1:
+            node.dense = True
+            node.thin()
         return self.add(node, (G, P, -1))
 
     def activation(self, op: str, ids: Any, left: float = 0.0, low: float = -1e300, high: float = 1e300) -> Any:
@@ -135,12 +138,14 @@ class Building:
 
     def merged_relu(self, ids: Any) -> Any:
         """ReLUs of a dense layer's outputs, one for all that read a number or its negative."""
-        rows = self.rows_of(np.asarray(ids).ravel())
-        if rows is None:
+        found = self.rows_of(np.asarray(ids).ravel())
+        if found is None:
             return self.activation("Relu", ids)
+        reads, rows = found
         sign = np.where(rows[np.arange(len(rows)), (rows != 0).argmax(1)] < 0, -1.0, 1.0)
-        kinds: dict[bytes, int] = {}
-        which = np.array([kinds.setdefault(row.tobytes(), len(kinds)) for row in rows * sign[:, None] + 0.0])
+        kinds: dict[tuple[bytes, bytes], int] = {}
+        turned = zip(reads, rows * sign[:, None] + 0.0, strict=True)
+        which = np.array([kinds.setdefault((read.tobytes(), row.tobytes()), len(kinds)) for read, row in turned])
         kept = np.unique(which, return_index=True)[1]
         read = np.asarray(ids).ravel()[kept].view(Wire)
         pairs = np.stack((self.activation("Relu", read), read), axis=-1)[which]
@@ -149,26 +154,30 @@ class Building:
         self.nodes[-1].copies = np.asarray(ids).ravel(), np.asarray(read)[which]
         return y.reshape(ids.shape)
 
-    def rows_of(self, ids: Array) -> Array | None:
-        """What scalars are: weights of the values that one dense layer reads, its bias, a constant added to it."""
+    def rows_of(self, ids: Array) -> tuple[Array, Array] | None:
+        """What scalars are: of one dense layer what each reads, if that is not all, and its weights, its bias, and a
+        constant added to it.
+        """
         place = np.searchsorted(self.starts, int(ids.min()), side="right") - 1
         layer, columns = self.nodes[place], ids - self.starts[place]
         if layer.op != "affine" or layer.deviation is not None or columns.min() < 0 or columns.max() >= layer.size:
             return None
-        if layer.shape[:2] == (1, 1):
-            return np.concatenate((layer.weights[0].array[0], layer.bias, np.zeros_like(layer.bias))).T[columns]
+        if layer.dense:
+            weight = layer.weights[0].array[0].T if layer.shape[0] == 1 else layer.weights[0].array[..., 0]
+            numbers = np.concatenate((weight, layer.bias.T, np.zeros_like(layer.bias.T)), axis=1)[columns]
+            return (layer.index if layer.shape[0] > 1 else np.zeros((layer.size, 0)))[columns], numbers
         if layer.shape[1:] != (1, 1, 1) or len(layer.sources) > 1 or (layer.weights[0].array != 1).any():
             return None
         index = np.arange(layer.size) if layer.index is None else layer.index.ravel()
-        rows = self.rows_of(index[columns] + self.starts[layer.sources[0]])
-        if rows is None or rows[:, -1].any():
+        found = self.rows_of(index[columns] + self.starts[layer.sources[0]])
+        if found is None or found[1][:, -1].any():
             return None
-        return np.concatenate((rows[:, :-1], layer.bias.T[columns]), axis=1)
+        return found[0], np.concatenate((found[1][:, :-1], layer.bias.T[columns]), axis=1)
 
     def simplify(self) -> None:
         """Let affine ops add the constants that are added to what they compute, if nothing else reads it.
 
-        What is read of a dense layer in which few weights count is what has a weight. What nothing reads goes.
+        What nothing reads goes.
         """
         self.prune()
         readers = Counter(i for node in (*self.nodes, self.output) for i in node.sources)
@@ -178,9 +187,6 @@ class Building:
                 gone.add(node.sources[0])
                 node.absorb(self.nodes[node.sources[0]])
         self.keep([i for i in range(len(self.nodes)) if i not in gone])
-        for node in self.nodes:
-            if node.op == "affine" and node.shape[:2] == (1, 1):
-                node.thin()
 
     def prune(self) -> None:
         """Drop the nodes that the output does not depend on, but for the zero and the input."""

@@ -35,6 +35,11 @@ class Weight:
 
     array: Array
 
+    @functools.cached_property
+    def signed(self) -> tuple[Weight, Weight]:
+        """Its positive and its negative part."""
+        return Weight(np.maximum(self.array, 0)), Weight(np.minimum(self.array, 0))
+
 
 @dataclass(eq=False)
 class Node:
@@ -43,7 +48,7 @@ class Node:
     "affine": y[g, p, n] = sum_k weight[g, k, n] x[index[g, p, k]] + bias, true weights lying within `deviation`; in
     float32 a rounded sum of `terms` products (0: exact). Other ops are activations of x[index] with `parameters`.
     curve: of smooth activations. copies: of a ReLU's values made from others', the numbers of what it reads, and of
-    what is read in its place.
+    what is read in its place. dense: of a dense layer, whichever of its weights are stored.
     chosen: by region, which of the weights of a dense layer are its own; None where all regions share them.
     """
 
@@ -54,7 +59,7 @@ class Node:
     index: Array | None = None  # None: as they stand
     repeats: int = 1  # how often one value is read
     shape: tuple[int, ...] = (1, 1, 1, 1)  # G, P, K, N
-    weights: list[Weight] = field(default_factory=list)  # all, the positive ones, the negative ones
+    weights: list[Weight] = field(default_factory=list)
     deviation: Array | None = None
     bias: Any = 0.0
     terms: int = 0
@@ -63,6 +68,7 @@ class Node:
     slopes: tuple[float, float] = (0.0, 1.0)  # the least and the greatest, where a certificate does not state them
     curve: Curve | None = None
     copies: tuple[Array, Array] | None = None
+    dense: bool = False
     chosen: Array | None = None
 
     @functools.cached_property
@@ -138,22 +144,27 @@ class Node:
 
     def thin(self) -> None:
         """Of a dense layer in which few weights count, read only what has one."""
-        weight = self.weights[0].array[0]
-        some = weight != 0
-        count = int(some.sum(axis=0).max())
-        if count < 2 or SPARSE * count > len(weight) or SPARSE * int(some.sum(axis=1).max()) > weight.shape[1]:
+        dense = self.weights[0].array[0]
+        rows, columns = np.nonzero(dense)
+        each = np.bincount(columns, minlength=self.size)
+        count = int(each.max())
+        if count < 2 or SPARSE * count > len(dense) or SPARSE * int(np.bincount(rows).max()) > self.size:
             return
-        places = np.argsort(~some, axis=0, kind="stable")[:count]
-        weight = np.take_along_axis(weight, places, 0).T[:, :, None]
-        read = (np.arange(self.width) if self.index is None else self.index.ravel())[places.T]
+        order = np.argsort(columns, kind="stable")
+        rows, columns = rows[order], columns[order]
+        turn = np.arange(len(rows)) - (np.cumsum(each) - each)[columns]
+        read = (np.arange(self.width) if self.index is None else self.index.ravel())[rows]
         if self.sources[0] > 0:
             self.sources, self.width, read = [0, *self.sources], self.width + 1, read + 1
-        self.index = np.where(weight[:, :, 0] != 0, read, 0)[:, None]
-        self.shape = (len(weight), 1, count, 1)
-        self.repeats = int(np.bincount(self.index[self.index > 0]).max())
-        self.weights = [Weight(weight), Weight(np.maximum(weight, 0)), Weight(np.minimum(weight, 0))]
+        self.index = np.zeros((self.size, 1, count), dtype=np.int64)
+        self.index[columns, 0, turn] = read
+        weight = np.zeros((self.size, count, 1))
+        weight[columns, turn, 0] = dense[rows, columns]
+        self.weights, self.shape = [Weight(weight)], (self.size, 1, count, 1)
+        self.repeats = int(np.bincount(read[read > 0], minlength=1).max())
         if self.deviation is not None:
-            self.deviation = np.take_along_axis(self.deviation[0], places, 0).T[:, :, None]
+            deviation, self.deviation = self.deviation[0], np.zeros(weight.shape)
+            self.deviation[columns, turn, 0] = deviation[rows, columns]
 
     def part(self, columns: Array) -> Node:
         """Of an activation, or sums of what is picked for each, some values: what pulls need."""
