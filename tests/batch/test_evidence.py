@@ -97,16 +97,6 @@ def test_a_search_is_certified(model: Model, tmp_path: Path) -> None:
     assert "attack" not in record.stages
 
 
-def test_a_search_out_of_time_names_the_limit_of_the_case(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    def hurried(subject: Model, prop: Property, settings: Settings) -> Certified:
-        return verify_certified(subject, prop, replace(settings, timeout=1e-9))
-
-    monkeypatch.setattr(batch_evidence, "search", lambda *_: Record(0, "0.08", 0, 0, UNKNOWN, "hunt", 0.1))
-    monkeypatch.setattr(batch_evidence, "verify_certified", hurried)
-    record = evidence(model).of_search(Case(0, "0.08"), Settings(timeout=30))
-    assert (record.verdict, record.reason) == (UNKNOWN, "the time limit of 30 s was reached")
-
-
 @pytest.mark.parametrize(("found", "asked"), [(0.5, True), (0.1, False), (None, False)])
 def test_float32_is_asked_for_where_a_proof_is_near(
     model: Model, found: float | None, asked: bool, monkeypatch: pytest.MonkeyPatch

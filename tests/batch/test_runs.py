@@ -254,6 +254,29 @@ def test_crashes_hangs_and_memory_hogs_cost_their_input_alone(tmp_path: Path, mo
     assert verdicts(results.records) == verdicts(found)
 
 
+@pytest.mark.parametrize(
+    ("timeout", "passes"), [(60.0, {Pass.SHORT: 60.0, Pass.LONG: 54.0}), (10.0, {Pass.LONG: 10.0})]
+)
+def test_the_searches_of_a_case_take_its_time_limit_together(
+    timeout: float, passes: dict[Pass, float], tmp_path: Path
+) -> None:
+    """Where the time is short there is one search; reasons name the limit of the case, not that of a search."""
+    searches: dict[Pass, float] = {}
+
+    def vain(task: Task) -> Iterator[list[Record]]:
+        [case] = task.cases
+        reason, seconds = "", 1.0
+        if task.kind in (Pass.SHORT, Pass.LONG):
+            searches[task.kind] = task.seconds
+            reason, seconds = f"the time limit of {task.seconds / 2:g} s was reached", 6.0
+        yield [Record(case.index, case.eps, 0, 0, UNKNOWN, "bab", seconds, reason=reason)]
+
+    [record] = certify(tmp_path / "a", asked(1), Plan(timeout=timeout), lambda: vain).values()
+    assert searches == passes
+    assert record.reason == f"the time limit of {timeout:g} s was reached"
+    assert record.seconds == 2 * 1.0 + 6.0 * len(passes)
+
+
 class FullDisk:
     """Proves the inputs before the fourth; the disk is full then."""
 

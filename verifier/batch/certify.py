@@ -2,13 +2,14 @@
 
 Where there are several radii, attacks come first: they tell where each input breaks at the latest. Cases then pass
 through the batched cascade in chunks, its dearer stages in chunks of what the others leave open. What is left is
-searched one by one, the easiest first: for a short time each, and once nothing else is left, for as long as
-`Plan.timeout` allows.
+searched one by one, the easiest first: for a short time each, if `Plan.timeout` allows several times as much, and once
+nothing else is left, anew for the rest of it.
 """
 
 from __future__ import annotations
 
 import heapq
+import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -24,7 +25,9 @@ from verifier.errors import InputError
 
 GRACE = 5.0  # seconds: a worker that stops itself late is cheaper than a new one
 SHORT = 5.0  # seconds of the first search of a case, of the processor: where others use it as well, it takes longer
+WORTHWHILE = 4  # times SHORT: less time than that is better spent in one search
 CHUNK_LIMIT = 120.0  # seconds for a chunk, if that is less than what its cases may take
+LIMIT = re.compile(r"time limit of \S+ s")  # as reasons name it
 
 
 class Pass(Enum):
@@ -34,7 +37,7 @@ class Pass(Enum):
     BOUNDS = "the batched cascade"
     REST = "the dearer stages of the cascade"
     SHORT = "a short search"
-    LONG = "a search with all the time there is"
+    LONG = "a search with all the time that is left"
 
 
 FOLLOWING = dict(pairwise((Pass.BOUNDS, Pass.REST, Pass.SHORT, Pass.LONG)))
@@ -60,8 +63,9 @@ Serve = Callable[..., Iterator[Outcome[Task, list[Record]]]]
 class Plan:
     """How a run goes about it.
 
-    timeout: seconds for one case. batch: cases in a chunk. memory: bytes that a worker may take. retry: verdicts of an
-    earlier run that are asked again, in small letters. shard: (i, n) for the i-th of n parts of the inputs, from 1.
+    timeout: seconds for the searches of one case. batch: cases in a chunk. memory: bytes that a worker may take. retry:
+    verdicts of an earlier run that are asked again, in small letters. shard: (i, n) for the i-th of n parts of the
+    inputs, from 1.
     """
 
     timeout: float = 60.0
@@ -109,7 +113,8 @@ class Certification:
         self.again: deque[Task] = deque()
         self.open: dict[Pass, list[tuple[float, Case]]] = {kind: [] for kind in FOLLOWING.values()}
         self.left: dict[Task, set[Case]] = {}
-        self.first: dict[Case, Record] = {}  # what the cascade said of cases that are searched
+        self.first: dict[Case, Record] = {}  # what was said so far of cases that are searched
+        self.spent: dict[Case, float] = {}  # seconds of their short searches
 
     def _resume(self) -> None:
         held = contents(self.journal.lines, self.journal.path)
@@ -171,7 +176,8 @@ class Certification:
             if kind in TOGETHER and (left := self.open[kind]):
                 return self._together([heapq.heappop(left)[1] for _ in range(self._chunk(len(left)))], kind)
             if self.open[kind]:
-                return Task((heapq.heappop(self.open[kind])[1],), kind, self.plan.timeout)
+                case = heapq.heappop(self.open[kind])[1]
+                return Task((case,), kind, self.plan.timeout - self.spent.pop(case, 0.0))
         return None
 
     def _chunk(self, count: int) -> int:
@@ -200,12 +206,16 @@ class Certification:
     def _passed_on(self, kind: Pass, record: Record) -> bool:
         """Whether a case that a pass left open goes to the next one."""
         following = FOLLOWING.get(kind)
-        final = self.run.method != "auto" or (kind is Pass.SHORT and self.plan.timeout <= SHORT)
-        if record.verdict != UNKNOWN or following is None or final:
+        if record.verdict != UNKNOWN or following is None or self.run.method != "auto":
             return False
-        if kind in TOGETHER:
-            self.first[record.case] = self._completed(record)
-        ease = self.first[record.case].proved if record.case in self.first else None
+        if kind is Pass.SHORT:
+            self.spent[record.case] = record.seconds
+            if record.seconds >= self.plan.timeout:
+                return False
+        if following is Pass.SHORT and self.plan.timeout < WORTHWHILE * SHORT:
+            following = Pass.LONG
+        self.first[record.case] = self._completed(record)
+        ease = self.first[record.case].proved
         heapq.heappush(self.open[following], (float("inf") if ease is None else -ease, record.case))
         return True
 
@@ -224,7 +234,8 @@ class Certification:
         yield self._completed(record)
 
     def _completed(self, record: Record) -> Record:
-        """The record of a search with what the cascade knew before."""
+        """The record with what was said of its case before; a pass has only a part of the time that reasons name."""
+        record = replace(record, reason=LIMIT.sub(f"time limit of {self.plan.timeout:g} s", record.reason))
         before = self.first.pop(record.case, None)
         if before is None:
             return record

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import math
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -32,7 +31,6 @@ from verifier.strategy import Settings
 
 MODEL = "model.onnx"
 CHECKING = 0.15  # of the time of a search, what is kept for writing and checking its certificate
-LIMIT = re.compile(r"time limit of \S+ s")  # as reasons name it: that of a search is only a part of the case's own
 PROBE = 4  # cases that tell whether bounds by intervals alone are worth trying on the others
 Files = tuple[bytes, bytes]  # a certificate, and the statement that it is about
 
@@ -186,7 +184,7 @@ class Evidence:
             seconds=sum(stages.values()),
             proved=proved if math.isfinite(proved) else None,
             found=found if math.isfinite(found) else None,
-            reason=LIMIT.sub(f"time limit of {settings.timeout:g} s", result.reason),
+            reason=result.reason,
             stages=stages,
             point=encoded(point) if result.verdict.name == FALSIFIED and point is not None else None,
         )
