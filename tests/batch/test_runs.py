@@ -353,14 +353,12 @@ def test_workers_end_with_their_parent(tmp_path: Path) -> None:
 
 
 def test_ray_gives_the_same(tmp_path: Path, single: dict[Case, str]) -> None:
-    pytest.importorskip("ray")
     found = certify(tmp_path / "a", asked(), Plan(batch=8, jobs=2), serve=ray_serve)
     assert verdicts(found) == single
 
 
 @pytest.mark.long
 def test_ray_ends_a_run_whose_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("ray")
     tests = str(Path(__file__).parent)
     monkeypatch.setenv("PYTHONPATH", f"{tests}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     a_run_ends_with_its_disk(tmp_path / "a", ray_serve)
@@ -368,7 +366,6 @@ def test_ray_ends_a_run_whose_disk_is_full(tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.long
 def test_ray_survives_crashes_and_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("ray")
     monkeypatch.setattr("verifier.batch.certify.GRACE", 0.5)
     tests = str(Path(__file__).parent)
     monkeypatch.setenv("PYTHONPATH", f"{tests}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
