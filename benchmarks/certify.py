@@ -2,7 +2,8 @@
 
 python benchmarks/certify.py models/mnist_conv_pgd.pt --eps 0.02 --limits 250 500 1000 --jobs 1 2 --tile 250
 
-On a busy machine CPU seconds grow as well: a loop of fixed work, before and after each run, tells by how much.
+On a busy machine CPU seconds grow as well, and where processes share caches: a loop of fixed work, in as many processes
+at once as there are workers, before and after each run, tells by how much.
 """
 
 from __future__ import annotations
@@ -53,9 +54,9 @@ def run(args: argparse.Namespace) -> None:
                 journal = Path(folder, "a.jsonl")
                 size = ["--limit", str(limit), "--jobs", str(jobs), "--timeout", args.timeout, "--eps", args.eps]
                 argv = ["certify", args.model, *named, *size, "--journal", str(journal), "--json"]
-                before = fixed_work()
+                before = fixed_work(jobs)
                 wall, cpu, peaks, out = measured(argv)
-                loops = cpu / ((before + fixed_work()) / 2)
+                loops = cpu / ((before + fixed_work(jobs)) / 2)
                 [results] = read_all([journal]).values()
             total, stages = summary(results), stage_rows(results.records.values())
             undecided = json.loads(out)["undecided"]
@@ -88,9 +89,10 @@ def tiled(dataset: str, count: int, most: int, path: Path) -> Path:
     return path
 
 
-def fixed_work() -> float:
-    """The CPU seconds that a process of its own takes for a loop of fixed work, its start apart."""
-    return float(subprocess.run([sys.executable, "-c", LOOP], stdout=subprocess.PIPE, text=True, check=True).stdout)
+def fixed_work(jobs: int) -> float:
+    """The CPU seconds that each of so many processes at once takes for a loop of fixed work, its start apart."""
+    loops = [subprocess.Popen([sys.executable, "-c", LOOP], stdout=subprocess.PIPE, text=True) for _ in range(jobs)]
+    return sum(float(loop.communicate()[0]) for loop in loops) / jobs
 
 
 LOOP = """
