@@ -134,7 +134,7 @@ class Certification:
 
     def results(self, setup: Setup, serve: Serve) -> Iterator[list[Record]]:
         """Ask all that there is to ask; what `serve` is: see `workers.serve`."""
-        for outcome in serve(setup, self.next_task, lambda task: task.seconds + GRACE, self._workers, self.plan.memory):
+        for outcome in serve(setup, self.next_task, self._patience, self._workers, self.plan.memory):
             records = list(self._taken(outcome))
             assert not self.run.certified or all(r.certified for r in records if r.verdict == VERIFIED)
             if records:
@@ -142,6 +142,11 @@ class Certification:
                 for record in records:
                     self._keep(record)
                 yield records
+
+    def _patience(self, task: Task) -> float:
+        """Seconds after which a worker is killed; what a search proves may take as long again to be certified."""
+        searches = task.kind not in TOGETHER and self.run.certified
+        return task.seconds * (2 if searches else 1) + GRACE
 
     @property
     def _workers(self) -> int:

@@ -30,7 +30,6 @@ from verifier.spec.robustness import parse_eps
 from verifier.strategy import Settings
 
 MODEL = "model.onnx"
-CHECKING = 0.15  # of the time of a search, what is kept for writing and checking its certificate
 PROBE = 4  # cases that tell whether bounds by intervals alone are worth trying on the others
 Files = tuple[bytes, bytes]  # a certificate, and the statement that it is about
 
@@ -166,7 +165,7 @@ class Evidence:
         if hunted.verdict == FALSIFIED or left <= 0:
             return hunted if hunted.verdict == FALSIFIED else replace(hunted, verdict=UNKNOWN)
         cheap = hunted.found is not None and hunted.proved is not None and hunted.found > -hunted.proved
-        rest = replace(settings, timeout=left / (1 + CHECKING), attacked=True, float32=cheap)
+        rest = replace(settings, timeout=left, attacked=True, float32=cheap)
         certified = verify_certified(self.model, self.problem.property(case), rest)
         result, stages = certified.result, dict(hunted.stages)
         for stage in result.stages:
