@@ -88,7 +88,7 @@ def test_a_run_its_resumption_and_a_contradiction(run: Run, benchmark: Path) -> 
 
 
 def test_a_line_cut_short_is_run_again(benchmark: Path) -> None:
-    line = f"{','.join(HEADER)}\ntiny,known.onnx,safe.vnnlib,unsat,0.1,crown,unsat,30,,12,345\n"
+    line = f"{','.join(HEADER)}\ntiny,known.onnx,safe.vnnlib,unsat,0.1,crown,unsat,30,,12,345,real,tiny/a.cert\n"
     Path("results.csv").write_text(line + "tiny,known.onnx,broken.vnnl")
     kept = Results(Path("results.csv"))
     assert Path("results.csv").read_text() == line
@@ -100,23 +100,47 @@ def test_a_line_cut_short_is_run_again(benchmark: Path) -> None:
     assert again.rows[row.key] == replace(row, reason='says "a, b"')
 
 
-def test_a_file_of_the_first_version_goes_on_with_more_columns(run: Run, benchmark: Path) -> None:
-    old = "category,onnx,vnnlib,result,seconds,stage,expected,timeout,reason"
-    Path("results.csv").write_text(f"{old}\ntiny,known.onnx,safe.vnnlib,unsat,0.1,crown,unsat,30,why\ntiny,kno")
+@pytest.mark.parametrize("more", ["", ",subdomains,peak_mib"])
+def test_a_file_of_an_earlier_version_goes_on_with_more_columns(run: Run, benchmark: Path, more: str) -> None:
+    old, commas = "category,onnx,vnnlib,result,seconds,stage,expected,timeout,reason", "," * more.count(",")
+    line = f"tiny,known.onnx,safe.vnnlib,unsat,0.1,crown,unsat,30,why{commas}"
+    Path("results.csv").write_text(f"{old}{more}\n{line}\ntiny,kno")
     code, out, err = run("vnncomp", "benchmarks", "--limit", "2")
     assert (code, err) == (0, "") and "1 of 2 instances are in results.csv already" in out
     assert Path("results.csv").read_text().splitlines()[:2] == [
-        f"{old},subdomains,peak_mib", "tiny,known.onnx,safe.vnnlib,unsat,0.1,crown,unsat,30,why,,",
+        ",".join(HEADER), "tiny,known.onnx,safe.vnnlib,unsat,0.1,crown,unsat,30,why,,,,",
     ]  # fmt: skip
     assert list(results()) == ["safe", "broken"] and not Path("results.csv.part").exists()
     for broken in (
         f"{old},color\n",
         f"{old}\ntiny,known.onnx,safe.vnnlib,unsat,soon,crown,unsat,30,\n",
-        f"{old},subdomains,peak_mib\ntiny,known.onnx,safe.vnnlib,unsat,1,crown,unsat,30,,,much\n",
+        f"{','.join(HEADER)}\ntiny,known.onnx,safe.vnnlib,unsat,1,crown,unsat,30,,,much,,\n",
     ):
         Path("other.csv").write_text(broken)
         code, out, err = run("vnncomp", "benchmarks", "--out", "other.csv")
         assert (code, out) == (2, "") and "other.csv" in err and Path("other.csv").read_text() == broken
+
+
+def test_unsat_is_certified_where_certificates_are_kept(run: Run, benchmark: Path) -> None:
+    code, out, err = run("vnncomp", "benchmarks", "--certificates", "proofs")
+    rows = results()
+    assert (code, err) == (0, "") and "safe.vnnlib: unsat by interval, certified" in out
+    assert {name: row["result"] for name, row in rows.items()} == {"safe": "unsat", "broken": "sat", "bad": "error"}
+    assert {name: row["certificate"] for name, row in rows.items()} == {
+        "safe": "tiny/known_safe.cert", "broken": "", "bad": "",
+    }  # fmt: skip
+    assert rows["safe"]["claim"] == "float32 (any order, round to nearest) and real"
+    paths = ("--model", benchmark / "known.onnx", "--property", benchmark / "safe.vnnlib")
+    code, out, err = run("check", "proofs/tiny/known_safe.cert", *paths)
+    assert (code, err) == (0, "") and out.startswith("ACCEPTED")
+    assert sorted(path.name for path in Path("proofs/tiny").iterdir()) == ["known_safe.cert"]
+
+
+def test_a_run_whose_certificates_cannot_be_kept_ends(run: Run, benchmark: Path) -> None:
+    Path("proofs").touch()
+    code, out, err = run("vnncomp", "benchmarks", "--certificates", "proofs")
+    assert code == 2 and err.count("\n") == 1 and "cannot be written" in err and err.endswith("and go on\n")
+    assert not Path("results.csv").exists() or not results()
 
 
 def row(category: str, result: str, seconds: float, expected: str, peak: str = "") -> Row:
@@ -130,7 +154,7 @@ def test_the_summary_counts_what_is_decided_in_time() -> None:
     ]  # fmt: skip
     counts = tallies(rows)
     assert counts["a"] == {
-        "instances": 4, "decided": 3, "in 10 s": 1, "in 30 s": 2, "in 60 s": 3, "correct": 1, "wrong": 1,
+        "instances": 4, "decided": 3, "certified": 0, "in 10 s": 1, "in 30 s": 2, "in 60 s": 3, "correct": 1, "wrong": 1,
         "sat": 1, "unsat": 2, "unknown": 0, "timeout": 1, "error": 0, "seconds": pytest.approx(130.1), "peak_mib": 300,
     }  # fmt: skip
     assert [counts["b"][name] for name in ("in 10 s", "in 30 s", "peak_mib")] == [0, 1, None]
@@ -177,9 +201,10 @@ def test_an_answer_counts_only_in_time(benchmark: Path) -> None:
             outcome(benchmark, None, seconds=35.0, late=True),
             outcome(benchmark, None, failure="it died"),
             outcome(benchmark, Finding("error"), seconds=31.0),
+            outcome(benchmark, Finding("unsat", certificate="a.cert"), seconds=31.0),
         )
     ]
-    assert words == ["sat", "timeout", "timeout", "error", "error"]
+    assert words == ["sat", "timeout", "timeout", "error", "error", "unsat"]  # writing takes time of its own
 
 
 @pytest.mark.parametrize(
@@ -199,7 +224,7 @@ def test_an_answer_counts_only_in_time(benchmark: Path) -> None:
     ],
 )  # fmt: skip
 def test_bad_input(run: Run, benchmark: Path, instances: str | None, argv: list[str], named: str) -> None:
-    line = "tiny,known.onnx,safe.vnnlib,unsat,0.1,crown,unsat,30,,,"
+    line = "tiny,known.onnx,safe.vnnlib,unsat,0.1,crown,unsat,30,,,,,"
     Path("old.csv").write_text(f"{','.join(HEADER)}\n{line}\n")
     (benchmark / "instances.csv").unlink()
     if instances is not None:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from verifier.errors import InputError, VerifierError
+from verifier.batch.journal import save_all
+from verifier.errors import InputError, StorageError, VerifierError
 from verifier.verdict import Result, Verdict, peak_memory
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Finding:
     """What came of an instance: a word, the stage that decided, and the reason when nothing was decided.
 
     subdomains: how many branch and bound looked at, None when it did not run. peak: the worker's peak memory so far,
-    MiB.
+    MiB. certificate: the name of the file that proves unsat, if there is one; claim: the arithmetic that it is about.
     """
 
     result: str
@@ -56,6 +57,8 @@ class Finding:
     reason: str = ""
     subdomains: int | None = None
     peak: int | None = None
+    certificate: str = ""
+    claim: str = ""
 
 
 def read_instances(folder: Path, only: Iterable[str] = (), timeout: float | None = None) -> list[Instance]:
@@ -175,8 +178,11 @@ def stored(folder: Path, name: str) -> Path:
     return other if other.is_file() and not path.exists() else path
 
 
-def worker(device: str, seed: int) -> Callable[[Instance], Finding]:
-    """The setup of a worker process: what it returns answers instances, and loads each network once."""
+def worker(device: str, seed: int, certificates: Path | None = None) -> Callable[[Instance], Finding]:
+    """The setup of a worker process: what it returns answers instances, and loads each network once.
+
+    certificates: the folder for those of what is unsat, which then counts only with one.
+    """
     from verifier.batch.startup import startup
 
     with startup():
@@ -187,17 +193,24 @@ def worker(device: str, seed: int) -> Callable[[Instance], Finding]:
         from verifier.strategy import Settings
 
     torch.set_num_threads(1)
-    return partial(find, networks={}, settings=Settings(device=device, seed=seed))
+    settings = Settings(device=device, seed=seed)
+    return partial(find, networks={}, settings=settings, certificates=certificates)
 
 
-def find(instance: Instance, networks: dict[Path, Model], settings: Settings) -> Finding:
-    """Answer an instance within its timeout, loading included. networks: those of its category loaded so far."""
-    return replace(_find(instance, networks, settings), peak=peak_memory())
+def find(
+    instance: Instance, networks: dict[Path, Model], settings: Settings, certificates: Path | None = None
+) -> Finding:
+    """Answer an instance within its timeout, loading included. networks: those of its category loaded so far.
+
+    Raises StorageError when a certificate cannot be written.
+    """
+    return replace(_find(instance, networks, settings, certificates), peak=peak_memory())
 
 
-def _find(instance: Instance, networks: dict[Path, Model], settings: Settings) -> Finding:
-    from verifier.batch.query import answer
+def _find(instance: Instance, networks: dict[Path, Model], settings: Settings, certificates: Path | None) -> Finding:
+    from verifier.batch.query import answer, certified_answer
     from verifier.load import load
+    from verifier.load.sniff import unzipped
     from verifier.spec.vnnlib import read_query
 
     began = time.monotonic()
@@ -207,16 +220,32 @@ def _find(instance: Instance, networks: dict[Path, Model], settings: Settings) -
             if any(known.parent != network.parent for known in networks):
                 networks.clear()
             networks[network] = load(network)
-        query = read_query(stored(instance.folder, instance.vnnlib))
+        prop = stored(instance.folder, instance.vnnlib)
+        query, made = read_query(prop), None
         left = instance.timeout - (time.monotonic() - began)
         if not left > 0:
             return Finding("timeout", reason="reading the network and the property took all the time")
-        result = answer(networks[network], query, replace(settings, timeout=left)).result
+        settings = replace(settings, timeout=left)
+        if certificates is None:
+            result = answer(networks[network], query, settings).result
+        else:
+            statement = unzipped(prop.read_bytes()) if query.network is None else None
+            found, certified = certified_answer(networks[network], query, statement, settings)
+            result, made = found.result, certified.certificate
     except VerifierError as error:
         return Finding("error", reason=" ".join(str(error).split()))
     said = word(result, left)
     late = f"the time limit of {instance.timeout:g} s was reached"
-    return Finding(said, result.stage, late if said == "timeout" else result.reason, subdomains(result))
+    finding = Finding(said, result.stage, late if said == "timeout" else result.reason, subdomains(result))
+    if certificates is None or made is None:
+        return finding
+    name = f"{network.name.split('.onnx')[0]}_{prop.name.split('.vnnlib')[0]}"
+    files = {f"{name}.vnnlib": made.statement} if query.network is not None else {}  # a text of version 1.0
+    try:
+        save_all(certificates / instance.category, {**files, f"{name}.cert": made.content})
+    except StorageError as error:  # the same command goes on, without an option
+        raise StorageError(str(error).removesuffix(" with --resume")) from error
+    return replace(finding, certificate=f"{instance.category}/{name}.cert", claim=made.accepted.semantics)
 
 
 def subdomains(result: Result) -> int | None:

@@ -18,8 +18,8 @@ from verifier.errors import InputError
 class Row:
     """One instance and what came of it, as strings; '' is for what is not known.
 
-    seconds: wall clock, loading included. stage: the one that decided. expected: a word. subdomains, peak_mib: see
-    `competition.Finding`.
+    seconds: wall clock, loading included. stage: the one that decided. expected: a word. subdomains, peak_mib, claim,
+    certificate: see `competition.Finding`.
     """
 
     category: str
@@ -33,6 +33,8 @@ class Row:
     reason: str
     subdomains: str = ""
     peak_mib: str = ""
+    claim: str = ""
+    certificate: str = ""
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -60,7 +62,7 @@ class Row:
 
 
 HEADER = tuple(field.name for field in fields(Row))
-FIRST_HEADER = HEADER[:9]  # of files that were written before there were more columns
+EARLIER = (HEADER[:9], HEADER[:11])  # of files that were written before there were more columns
 
 
 class Results:
@@ -71,7 +73,7 @@ class Results:
         self.path = path
         self.rows: dict[tuple[str, str, str], Row] = {}
         text = self._stored()
-        header = next((h for h in (HEADER, FIRST_HEADER) if text.startswith(_line(h))), None)
+        header = next((h for h in (HEADER, *EARLIER) if text.startswith(_line(h))), None)
         if header is None and not _line(HEADER).startswith(text):
             raise InputError(f"{path}: is no CSV file of results; give another --out")
         # A line without an end was cut short when the run was stopped: it does not count.

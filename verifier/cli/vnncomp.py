@@ -43,6 +43,11 @@ def add_parser(subparsers: options.Subparsers) -> None:
     group.add_argument("--jobs", metavar="N", type=options.count, default=1, help="worker processes (default: 1)")
     group.add_argument("--seed", metavar="N", type=options.natural, default=0, help="seed of the attack (default: 0)")
     options.add_device(group)
+    group.add_argument(
+        "--certificates",
+        metavar="DIR",
+        help="unsat counts once a certificate is accepted, which is kept there; that may take as long again",
+    )
     group = options.add_output(parser)
     group.add_argument(
         "--out",
@@ -66,7 +71,10 @@ def run(args: argparse.Namespace) -> int:
     say = None if args.json or args.quiet else partial(print, flush=True)
     if say is not None and len(left) < len(chosen):
         say(f"{len(chosen) - len(left)} of {len(chosen)} instances are in {args.out} already.")
-    outcomes = workers.run(partial(worker, args.device, args.seed), left, lambda i: i.timeout + GRACE, args.jobs)
+    folder = None if args.certificates is None else Path(args.certificates).resolve()
+    allowed = 1 if folder is None else 2  # times the timeout
+    setup = partial(worker, args.device, args.seed, folder)
+    outcomes = workers.run(setup, left, lambda i: allowed * i.timeout + GRACE, args.jobs)
     done = 0
     try:
         with closing(outcomes):
@@ -108,7 +116,7 @@ def record_row(outcome: Outcome[Instance, Finding]) -> Row:
         finding = Finding("error", reason=outcome.failure)
     elif finding is None:
         finding = Finding("timeout", reason="the worker was killed")
-    elif outcome.seconds > instance.timeout and finding.result not in ("timeout", "error"):
+    elif outcome.seconds > instance.timeout and finding.result not in ("timeout", "error") and not finding.certificate:
         finding = Finding("timeout", finding.stage, f"the answer, {finding.result}, came too late")
     return Row(
         category=instance.category,
@@ -122,11 +130,13 @@ def record_row(outcome: Outcome[Instance, Finding]) -> Row:
         reason=finding.reason,
         subdomains="" if finding.subdomains is None else str(finding.subdomains),
         peak_mib="" if finding.peak is None else str(finding.peak),
+        claim=finding.claim,
+        certificate=finding.certificate,
     )
 
 
 def progress_line(row: Row) -> str:
-    how = f" by {row.stage}" if row.stage else ""
+    how = (f" by {row.stage}" if row.stage else "") + (", certified" if row.certificate else "")
     why = f" ({row.reason})" if row.reason else ""
     return f"{row.category} {row.onnx} {row.vnnlib}: {row.result}{how}, {seconds(float(row.seconds))}{why}"
 
@@ -149,6 +159,7 @@ def tally(rows: Sequence[Row]) -> dict[str, Any]:
     return {
         "instances": len(rows),
         "decided": len(decided),
+        "certified": sum(bool(row.certificate) for row in rows),
         **{f"in {limit} s": sum(spent <= limit for spent in decided) for limit in LIMITS},
         "correct": sum(row.judged and not row.wrong for row in rows),
         "wrong": sum(row.wrong for row in rows),
