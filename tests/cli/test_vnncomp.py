@@ -138,7 +138,7 @@ def test_unsat_is_certified_where_certificates_are_kept(run: Run, benchmark: Pat
 
 def test_a_run_whose_certificates_cannot_be_kept_ends(run: Run, benchmark: Path) -> None:
     Path("proofs").touch()
-    code, out, err = run("vnncomp", "benchmarks", "--certificates", "proofs")
+    code, _, err = run("vnncomp", "benchmarks", "--certificates", "proofs")
     assert code == 2 and err.count("\n") == 1 and "cannot be written" in err and err.endswith("and go on\n")
     assert not Path("results.csv").exists() or not results()
 
@@ -154,7 +154,8 @@ def test_the_summary_counts_what_is_decided_in_time() -> None:
     ]  # fmt: skip
     counts = tallies(rows)
     assert counts["a"] == {
-        "instances": 4, "decided": 3, "certified": 0, "in 10 s": 1, "in 30 s": 2, "in 60 s": 3, "correct": 1, "wrong": 1,
+        "instances": 4, "decided": 3, "certified": 0, "in 10 s": 1, "in 30 s": 2, "in 60 s": 3,
+        "correct": 1, "wrong": 1,
         "sat": 1, "unsat": 2, "unknown": 0, "timeout": 1, "error": 0, "seconds": pytest.approx(130.1), "peak_mib": 300,
     }  # fmt: skip
     assert [counts["b"][name] for name in ("in 10 s", "in 30 s", "peak_mib")] == [0, 1, None]
