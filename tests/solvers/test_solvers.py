@@ -4,6 +4,7 @@ import itertools
 import math
 import sys
 from dataclasses import replace
+from pathlib import Path
 from subprocess import run
 
 import numpy as np
@@ -219,6 +220,19 @@ def test_missing_package_is_named(monkeypatch, name, package):
     with pytest.raises(SolverUnavailableError, match=f"solver '{name}' needs the package '{package}': pip install"):
         solvers.get(name)
     assert name not in solvers.available()
+
+
+def test_solvers_print_nothing(solver):
+    """Neither through Python nor from C, and what was printed before and is printed after stays."""
+    code = (
+        "import os; from test_solvers import CASES; from verifier import solvers;"
+        f"solver = solvers.get({solver.name!r}); print('before');"
+        "print(solver.solve(CASES['knapsack'][0]).status.name);"
+        "print(solver.solve(CASES['two rows'][0]).status.name); os.write(1, b'after\\n')"
+    )
+    command = [sys.executable, "-u", "-c", code]
+    found = run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent)
+    assert (found.stdout.split(), found.stderr) == (["before", "OPTIMAL", "OPTIMAL", "after"], "")
 
 
 def test_packages_are_imported_only_when_used():

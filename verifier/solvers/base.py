@@ -6,10 +6,13 @@ original program: a point must be feasible and a bound of an LP must follow from
 
 from __future__ import annotations
 
+import ctypes
 import math
+import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -31,6 +34,22 @@ from verifier.program import (
 
 ACCEPTED_VIOLATION = 1e-6
 """The largest `violation`, in the rescaled program, of a point that is passed on as feasible."""
+
+
+@contextmanager
+def silenced() -> Iterator[None]:
+    """What packages print on stdout by themselves, from C, is lost: commands print JSON there that others read."""
+    library = ctypes.CDLL(None if os.name == "posix" else "msvcrt")
+    library.fflush(None)
+    stdout = os.dup(1)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+        yield
+    finally:
+        library.fflush(None)  # while what it holds still goes nowhere
+        os.dup2(stdout, 1)
+        os.close(stdout)
 
 
 class Solver(ABC):

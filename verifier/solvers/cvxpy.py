@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from verifier.program import LinearProgram, Solution, SolveOptions, Status
-from verifier.solvers.base import OneSided, Solver
+from verifier.solvers.base import OneSided, Solver, silenced
 
 STATUS_MAP = {
     "optimal": Status.OPTIMAL,
@@ -52,7 +52,7 @@ def _solve(program: LinearProgram, options: SolveOptions) -> Solution:
     problem = cvxpy.Problem(cvxpy.Minimize(program.cost @ x), present)
     highspy.Highs.resetGlobalScheduler(True)  # else a solve with another number of threads than the last one fails
     try:
-        with warnings.catch_warnings():
+        with silenced(), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # they repeat the status, which is read below
             problem.solve(solver=cvxpy.HIGHS, **_settings(program, options))
     except (

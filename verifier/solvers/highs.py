@@ -24,7 +24,7 @@ import numpy as np
 
 from verifier.errors import SolverError
 from verifier.program import LinearProgram, Solution, SolveOptions, Status, with_whole_bounds
-from verifier.solvers.base import Solver
+from verifier.solvers.base import Solver, silenced
 
 if TYPE_CHECKING:
     import highspy
@@ -97,7 +97,8 @@ def _loaded(program: LinearProgram, options: SolveOptions) -> highspy.Highs:
     import highspy
 
     highspy.Highs.resetGlobalScheduler(True)  # else a solve with another number of threads than the last one fails
-    highs = highspy.Highs()
+    with silenced():  # since 1.16 it presents itself before it can be told not to
+        highs = highspy.Highs()
     _set(highs, "output_flag", False)
     _set(highs, "threads", options.threads)
     _set(highs, "parallel", "on" if options.threads > 1 else "off")
