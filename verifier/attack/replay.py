@@ -57,24 +57,23 @@ def replay(native: Native, graph: Graph, prop: Property, x: np.ndarray) -> Repla
     outputs = native(x[np.newaxis])[0]
     values = torch.from_numpy(outputs.astype(np.float64)).unsqueeze(0)
     margin = float(prop.margin(values)[0])
+    unsafe = margin <= 0 and bool(np.isfinite(outputs).all()) and holds(prop, exact(outputs.ravel()))
     inside = prop.region.admits(x)
     sides = prop.region.sides(x) if inside else (x.astype(np.float64),) * 2
     low, high = (torch.from_numpy(side).unsqueeze(0) for side in sides)
     C, d, sets = prop.rows
-    margins = enclose(graph.stated, Box(low, high), C, d)
-    tops = [float(margins.upper[0, sets == k].max()) for k in range(len(prop.unsafe))]
+    margins, above = enclose(graph.stated, Box(low, high), C, d), torch.cat([s.above for s in prop.unsafe])
+    upper = (margins if torch.equal(above, d) else enclose(graph.stated, Box(low, high), C, above)).upper
+    tops = [float(upper[0, sets == k].max()) for k in range(len(prop.unsafe))]
     bottoms = [float(margins.lower[0, sets == k].max()) for k in range(len(prop.unsafe))]
     violates, safe = min(tops) <= 0, min(bottoms) > 0
     real = True if violates else False if safe else None
-    if real is None and margin <= 0 and inside:
-        real = _violates_exactly(graph.stated, prop, prop.region.point(x))
-    return Replay(inside, margin <= 0, real, outputs, margin)
+    if real is None and unsafe and inside:
+        y = exact_output(graph.stated, prop.region.point(x))  # None for smooth networks
+        real = None if y is None else holds(prop, y)
+    return Replay(inside, unsafe, real, outputs, margin)
 
 
-def _violates_exactly(graph: Graph, prop: Property, point: np.ndarray) -> bool | None:
-    """Whether the exact output at a point of Fractions is unsafe; None for smooth networks."""
-    y = exact_output(graph, point)
-    if y is None:
-        return None
-    margins = [(exact(s.C.numpy()) @ y + exact(s.d.numpy())).max() for s in prop.unsafe]
-    return bool(min(margins) <= 0)
+def holds(prop: Property, y: np.ndarray) -> bool:
+    """Whether a flat output of Fractions lies in an unsafe set."""
+    return any(one.holds(y) for one in prop.unsafe)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from verifier.batch.journal import Journal, read
-from verifier.batch.records import Case, Record, Run, as_record, as_run
+from verifier.batch.records import VERIFIED, Case, Record, Run, as_record, as_run
 from verifier.errors import InputError
 
 
@@ -42,6 +42,10 @@ def _take(held: dict[str, Results], key: str, record: Record) -> None:
         raise InputError("has a result before the run that it is of; give another file")
     if record.eps not in results.run.eps:
         raise InputError("has a result at a radius that its run does not ask about; give another file")
+    if key != results.run.key(record.case) or record.index >= results.run.count:
+        raise InputError("has a result of another input than its run asks about; give another file")
+    if results.run.certified and record.verdict == VERIFIED and not record.certified:
+        raise InputError("has a proof without a certificate, which its run asks for; give another file")
     before = results.records.get(record.case)
     results.records[record.case] = record if before is None else better(before, record)
 

@@ -163,9 +163,11 @@ class Building:
         if layer.op != "affine" or layer.deviation is not None or columns.min() < 0 or columns.max() >= layer.size:
             return None
         if layer.dense:
-            weight = layer.weights[0].array[0].T if layer.shape[0] == 1 else layer.weights[0].array[..., 0]
-            numbers = np.concatenate((weight, layer.bias.T, np.zeros_like(layer.bias.T)), axis=1)[columns]
-            return (layer.index if layer.shape[0] > 1 else np.zeros((layer.size, 0)))[columns], numbers
+            weight, reads = layer.weights[0].array[0].T, np.zeros((layer.size, 0))
+            if layer.shape[0] > 1:  # thinned
+                weight, reads = layer.weights[0].array[..., 0], np.asarray(layer.index)
+            numbers = np.concatenate((weight, layer.bias.T, np.zeros_like(layer.bias.T)), axis=1)
+            return reads[columns], numbers[columns]
         if layer.shape[1:] != (1, 1, 1) or len(layer.sources) > 1 or (layer.weights[0].array != 1).any():
             return None
         index = np.arange(layer.size) if layer.index is None else layer.index.ravel()

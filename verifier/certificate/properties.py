@@ -23,6 +23,7 @@ else:  # run as a file, with nodes.py beside it
     from nodes import MOST_VALUES, Array, need  # type: ignore
 
 MOST_CASES = 1 << 14
+MOST_BITS = 20_000  # of a numerator or denominator: the longest numbers have 4,700
 NUMBER = re.compile(r"[+-]?(\d{1,400}\.?\d{0,400}|\.\d{1,400})([eE][+-]?\d{1,3})?", re.ASCII)
 Sides = tuple[dict[int, Fraction], dict[int, Fraction]]  # lower and upper ones, by input
 Form = Counter[str]  # a linear form: coefficients (Fractions) by variable, the constant under ""
@@ -78,7 +79,7 @@ class Case:
 
 def read_property(text: str, inputs: int, outputs: int) -> list[Case]:
     """The cases, none of which may happen; those whose box is empty are left out."""
-    tokens = re.findall(r"[()]|[^\s()]+", re.sub(r";[^\n]*", "", text))
+    tokens = re.findall(r"[()]|[^\s()]+", re.sub(r";[^\r\n]*", "", text))
     need(len(tokens) < MOST_VALUES, "the property is too large")
     commands = nested(tokens)
     names = {f"{letter}_{i}" for letter, size in (("X", inputs), ("Y", outputs)) for i in range(size)}
@@ -167,6 +168,9 @@ def linear(e: Any, names: set[str]) -> Form:
             total = Counter({name: value * factor for name, value in one.items()})  # type: ignore[misc]
         else:
             (total.update if e[0] == "+" else total.subtract)(other)
+        values = [Fraction(total[name]) for name in other or total]
+        short = all(max(abs(v.numerator), v.denominator).bit_length() < MOST_BITS for v in values)
+        need(short, "a number has too many digits")
     return total
 
 

@@ -28,6 +28,7 @@ MOVES = {"Identity", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", 
          "Expand", "Tile", "Pad", "Shape", "Constant", "DepthToSpace", "SpaceToDepth"}  # fmt: skip
 COUNTS = {"Add", "Sub", "Mul", "Range", "ConstantOfShape", "Cast", "ReduceProd"}  # on integers alone
 DOMAINS = ("", "ai.onnx")
+OTHER_FORMAT = b"ORTM"  # at byte 4: onnxruntime then reads a format of its own, whatever else these bytes are
 JOINS = {"Concat", "Add", "Sum", "Sub", "Max", "Min", "Mul", "Div", "MatMul"}  # any input may be wired
 
 
@@ -41,6 +42,7 @@ class Network(Building):
     """
 
     def __init__(self, content: bytes, merge: bool = False, scales: Array | None = None) -> None:
+        need(content[4:8] != OTHER_FORMAT, "onnxruntime reads another format than ONNX from these bytes")
         model = onnx.ModelProto.FromString(content)
         super().__init__(model.opset_import, merge, scales)
         graph = model.graph
@@ -52,11 +54,15 @@ class Network(Building):
         need(len(versions) == 1 and 7 <= versions[0] <= newest, f"one operator set of 7 to {newest} is expected")
         kind = inputs[0].type.tensor_type
         need(kind.elem_type == onnx.TensorProto.FLOAT, "the model's input must hold float32 numbers")
-        dims = [max(d.dim_value, 1) for d in kind.shape.dim]
+        dims = [d.dim_value for d in kind.shape.dim]
+        need(dims and min(dims[1:], default=1) > 0, "the model's input has axes of unknown size behind the first one")
+        dims[0] = max(dims[0], 1)
         values |= {inputs[0].name: self.add(Node("input", math.prod(dims)), dims), "": None}
         for node in graph.node:
             need(node.domain in DOMAINS, f"operator {node.domain}.{node.op_type} is not supported")
             attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+            single = len(attributes) == len(node.attribute) and (node.op_type != "Constant" or len(attributes) == 1)
+            need(single, f"{node.op_type} with attributes that contradict each other")
             results = self.evaluate(node.op_type, [values[n] for n in node.input], attributes, len(node.output))
             for name, value in zip(node.output, results, strict=False):
                 need(name not in values, f"'{name[:40]}' is computed twice")
@@ -96,6 +102,8 @@ class Network(Building):
             return [folded(op, inputs)]
         need(op in MOVES or (op in COUNTS and whole), f"{op} on constants is not supported")
         need(op != "Squeeze" or all(np.size(axes) for axes in inputs[1:]), "Squeeze of no axes")  # some take it for all
+        if op == "Unsqueeze" and "axes" in a:  # of the result's axes, in whatever order
+            a = {"axes": sorted(axis % (inputs[0].ndim + len(a["axes"])) for axis in a["axes"])}
         if op == "Concat" and wired:
             inputs = [v if isinstance(v, Wire) else self.scaled(np.zeros(v.shape, int), 1.0, v, 0) for v in inputs]
         results = [padded(self, inputs, a)] if op == "Pad" and wired else reference(self.opsets, op, inputs, a, outputs)

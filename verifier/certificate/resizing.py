@@ -20,19 +20,28 @@ else:  # run as a file, with the others beside it
     from nodes import MOST_VALUES, UNIT, Array, need  # type: ignore
 
 HALF = Fraction(1, 2)
+ROUNDING = Fraction(1, 1 << 18)  # relative: more than runtimes' rounding moves a place
+
+
+def centred(i: Any, scale: Any) -> Any:
+    """Where the middle of the new place i lies, in the arithmetic of i."""
+    half = type(i)(0.5)
+    return (i + half) / scale - half
+
+
 NEAREST: dict[bytes, Callable[[Any], int]] = {
     b"floor": math.floor,
     b"ceil": math.ceil,
     b"round_prefer_floor": lambda x: math.ceil(x - HALF),
     b"round_prefer_ceil": lambda x: math.floor(x + HALF),
 }
-COORDINATES: dict[bytes, Callable[[Any, Any, int, int], Any]] = {
-    # of a new place i, the scale, and how many places there were and are
+COORDINATES: dict[bytes, Callable[..., Any]] = {
+    # of a new place i, the scale, and how many places there were and are, all in one arithmetic
     b"asymmetric": lambda i, scale, n, m: i / scale,
     b"align_corners": lambda i, scale, n, m: i * (n - 1) / max(m - 1, 1),
-    b"half_pixel": lambda i, scale, n, m: (i + HALF) / scale - HALF,
-    b"pytorch_half_pixel": lambda i, scale, n, m: (i + HALF) / scale - HALF if m > 1 else 0 * scale,
-    b"half_pixel_symmetric": lambda i, scale, n, m: n * HALF * (1 - m / (scale * n)) + (i + HALF) / scale - HALF,
+    b"half_pixel": lambda i, scale, n, m: centred(i, scale),
+    b"pytorch_half_pixel": lambda i, scale, n, m: centred(i, scale) if m > 1 else 0 * scale,
+    b"half_pixel_symmetric": lambda i, scale, n, m: n / 2 * (1 - m / (scale * n)) + centred(i, scale),
 }
 
 
@@ -57,7 +66,8 @@ def resize(net: Building, op: str, inputs: list[Any], a: dict[str, Any]) -> Any:
             continue
         need(m > 0 and (not early or scale > 1) and x.size // n * m < MOST_VALUES, f"{op} by this scale")
         need(by_size or m == math.floor(np.float32(n) * np.float32(value)), f"the size after {op} hangs on rounding")
-        places = [COORDINATES[way](Fraction(i), scale, n, m) for i in range(m)]
+        need(m != n, f"{op} to the same size by a scale other than 1")  # which some take for no change
+        places = [COORDINATES[way](Fraction(i), scale, Fraction(n), Fraction(m)) for i in range(m)]
         x = taken(x, axis, places, scale, way, rule) if mode == b"nearest" else between(net, x, axis, places)
     return x
 
@@ -65,12 +75,21 @@ def resize(net: Building, op: str, inputs: list[Any], a: dict[str, Any]) -> Any:
 def taken(x: Any, axis: int, places: list[Fraction], scale: Fraction, way: bytes, rule: bytes) -> Any:
     """The values nearest to places along an axis, if nothing hangs on how a runtime rounds."""
     n, m = x.shape[axis], len(places)
-    nearest = [min(max(NEAREST[rule](place), 0), n - 1) for place in places]
-    for kind in (np.float32, np.float64):
-        near = [COORDINATES[way](kind(i), kind(float(scale)), n, m) for i in range(m)]
-        found = [min(max(NEAREST[rule](kind(float(place))), 0), n - 1) for place in near]
-        need(found == nearest, "the nearest place hangs on rounding")
+    nearest = [chosen(place, n, rule) for place in places]
+    for i, place in enumerate(places):
+        room = ROUNDING * (1 + abs(place))
+        apart = chosen(place - room, n, rule) == chosen(place + room, n, rule)
+        if not apart:  # then it must be a place where the choice changes, and every arithmetic must meet it
+            numbers = (i, float(scale), n, m)
+            met = [COORDINATES[way](*map(kind, numbers)) == place for kind in (np.float32, np.float64)]
+            plain = (2 * place).denominator == 1 and way != b"half_pixel_symmetric"  # a sum, in whatever order
+            need(plain and all(met), "the nearest place hangs on rounding")
     return x.take(nearest, axis)
+
+
+def chosen(place: Fraction, n: int, rule: bytes) -> int:
+    """The one of n places that is taken for a fractional one."""
+    return min(max(NEAREST[rule](place), 0), n - 1)
 
 
 def between(net: Building, x: Any, axis: int, places: list[Fraction]) -> Any:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import tokenize
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from verifier.load import Model
 
 ARRAY_MAGIC = b"\x93NUMPY"
+# What numpy raises for files that are no .npy files, headers of all sorts among them.
+NO_ARRAY = (OSError, EOFError, ValueError, TypeError, OverflowError, MemoryError, RecursionError, tokenize.TokenError)
 IMAGE_MODES = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB"}  # 8-bit modes without transparency
 
 
@@ -158,13 +162,19 @@ def _from_file(args: argparse.Namespace, model: Model) -> _Found:
 
 def _read_array(path: Path) -> np.ndarray:
     """An array of floats in data units, or of uint8 pixels."""
-    try:
-        values = np.load(path, allow_pickle=False)
-    except (OSError, EOFError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as a .npy array ({error}); write it with numpy.save") from error
+    values = load_array(path)
     if values.dtype != np.uint8 and values.dtype.kind != "f":
         raise InputError(f"{path}: an input must hold floats in data units or uint8 pixels, not {values.dtype}")
     return values
+
+
+def load_array(path: Path) -> np.ndarray:
+    """The array in a .npy file. Raises InputError."""
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of headers that Python 2 wrote
+            return np.asarray(np.load(path, allow_pickle=False))
+    except NO_ARRAY as error:
+        raise InputError(f"{path}: cannot be read as a .npy array ({error}); write it with numpy.save") from error
 
 
 def _read_image(path: Path, shape: Shape) -> np.ndarray:

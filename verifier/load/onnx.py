@@ -25,10 +25,13 @@ from verifier.ops.shape import Reshape
 from verifier.types import Shape
 
 STANDARD_DOMAINS = ("", "ai.onnx")
+OTHER_FORMAT = b"ORTM"  # at byte 4: onnxruntime then reads a format of its own, whatever else these bytes are
 
 
 def parse(content: bytes) -> onnx.ModelProto:
     """The model in these bytes. Raises ModelError when they hold none."""
+    if content[4:8] == OTHER_FORMAT:
+        raise ModelError("onnxruntime would read another format than ONNX from these bytes; export it again as .onnx")
     try:
         model = onnx.ModelProto.FromString(content)
     except DecodeError as error:
@@ -197,8 +200,14 @@ def build_graph(model: onnx.ModelProto, mean: Tensor | None = None, std: Tensor 
         operator = _operator(node)
         inputs = [values[source] for source in node.input]
         attributes = {a.name: _attribute(a) for a in node.attribute}
+        if len(attributes) < len(node.attribute) or (operator == "Constant" and len(attributes) > 1):
+            raise ModelError(f"node '{name}' has attributes that contradict each other; export again")
+        if any(result in values for result in node.output if result):
+            raise ModelError(f"node '{name}' computes what has a value already; export again")
         if operator == "Split":  # before operator set 18 the outputs alone told their number
             attributes.setdefault("num_outputs", len(node.output))
+        if attributes.get("num_outputs", len(node.output)) != len(node.output):  # which ends onnxruntime's process
+            raise ModelError(f"node '{name}' states another number of outputs than it has; export again")
         if operator in ("Softmax", "LogSoftmax"):
             attributes |= {"axis": attributes.get("axis", 1 if old else -1), "flattened": old}
         results: list[Any]

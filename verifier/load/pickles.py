@@ -112,8 +112,8 @@ def imports(content: bytes, form: Format) -> Iterator[str]:
     """Every `module.name` that the pickles in a torch checkpoint import, without running them."""
     if form is Format.TORCH_ZIP:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            for entry in archive.namelist():
-                if entry.endswith(".pkl"):
+            for entry in archive.infolist():  # of which several may have one name
+                if entry.filename.endswith(".pkl"):
                     yield from _imports(io.BytesIO(archive.read(entry)))
         return
     stream = io.BytesIO(content)

@@ -208,10 +208,10 @@ def import_avg_pool(call: Call) -> int:
     pads = maps.pads(kernel, stride, (1, 1))
     if call.attributes.get("divisor_override") or maps.pair("dilations", default=1) != (1, 1):
         raise call.refusal("dilation and divisor_override are not supported")
-    if any(before != after for before, after in pads) and not count_padding:
-        raise call.refusal("uneven padding that does not count in the average")
-    x, padding = maps.symmetric(pads)
     ceil_mode = bool(call.attributes.get("ceil_mode", False))
+    if any(before != after for before, after in pads) and (ceil_mode or not count_padding):
+        raise call.refusal("uneven padding that does not count in the average, or in ceil mode")
+    x, padding = maps.symmetric(pads)
     return maps.lower(call.add(AvgPool2d(kernel, stride, padding, ceil_mode, count_padding), x))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +17,7 @@ from verifier.ops.shape import reindexed
 
 COORDINATES = ("half_pixel", "pytorch_half_pixel", "half_pixel_symmetric", "align_corners", "asymmetric")
 NEAREST = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
+ROUNDING = 2.0**-18  # relative: more than runtimes' rounding moves a place
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,16 @@ class Axis:
         return found
 
     def nearest(self, rule: str) -> Tensor | None:
-        """The old place that each new one takes; None where that hangs on how a runtime rounds."""
-        single, double = (self._rounded(self.read(dtype), rule) for dtype in (torch.float32, torch.float64))
-        return double if torch.equal(single, double) else None
+        """The old place that each new one takes; None where that hangs on how a runtime rounds.
+
+        Where the choice changes at a place, which is then a multiple of a half, all runtimes must meet it.
+        """
+        single, x = self.read(torch.float32).double(), self.read(torch.float64)
+        room = ROUNDING * (1 + x.abs())
+        apart = self._rounded(x - room, rule) == self._rounded(x + room, rule)
+        met = (single == x) & (2 * x == (2 * x).round())
+        sure = apart if self.coordinates == "half_pixel_symmetric" else apart | met
+        return self._rounded(x, rule) if bool(sure.all()) else None
 
     def _rounded(self, x: Tensor, rule: str) -> Tensor:
         if rule == "round_prefer_floor":
@@ -87,6 +96,8 @@ def import_resize(call: Call) -> int:
         wanted = int(value) if sizes else math.floor(n * value)
         if wanted == n and (sizes or value == 1):
             continue
+        if wanted == n or not (sizes or wanted == int(np.float32(n) * np.float32(value))):
+            raise call.refusal(f"scale {value:g}, whose result has a size that runtimes tell apart")
         if call.batched and place == 0:
             raise call.refusal("it changes the batch axis (axis 0)")
         ways[place] = Axis(n, wanted, wanted / n if sizes else value, coordinates)

@@ -13,7 +13,7 @@ from typing import NoReturn, TypeVar
 
 from verifier.errors import SpecificationError
 
-COMMENT = re.compile(r";[^\n]*")
+COMMENT = re.compile(r";[^\r\n]*")
 TOKEN = re.compile(r"[()]|[^\s()]+", re.ASCII)
 NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE]([+-]?\d{1,3}))?", re.ASCII)
 NUMBER_OF_ANY_SIZE = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)

@@ -146,16 +146,32 @@ class HalfSpaces:
 
     C: (rows, outputs) and d: (rows,), float64. The margin of an output is max(C y + d): it lies in the set when that
     is <= 0, so a positive lower bound of any row, or of any nonnegative combination, proves that it cannot.
+    stated: the constants that d is rounded down from, so that the set has grown; None where d is exact.
     """
 
     C: Tensor
     d: Tensor
+    stated: tuple[Fraction, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.C.dim() != 2 or self.d.shape != self.C.shape[:1] or not len(self.C):
             raise SpecificationError("a conjunction needs at least one half-space over the flattened output")
         if not (torch.isfinite(self.C).all() and torch.isfinite(self.d).all()):
             raise SpecificationError("a half-space has a coefficient that is NaN or infinite")
+
+    @property
+    def constants(self) -> np.ndarray:
+        """What d stands for, (rows,), as Fractions."""
+        return exact(self.d.cpu().numpy()) if self.stated is None else np.array(self.stated, dtype=object)
+
+    @property
+    def above(self) -> Tensor:
+        """The least float64 numbers (rows,) that are not below the constants."""
+        return self.d if self.stated is None else torch.from_numpy(-round_down(-self.constants))
+
+    def holds(self, y: np.ndarray) -> bool:
+        """Whether a flat output of Fractions lies in the set as it is stated, decided exactly."""
+        return bool((exact(self.C.cpu().numpy()) @ y + self.constants <= 0).all())
 
     def rows(self, outputs: Tensor) -> Tensor:
         """C y + d for outputs (batch, *output_shape); returns (batch, rows)."""

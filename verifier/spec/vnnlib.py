@@ -242,7 +242,7 @@ class Query:
 
         Without atoms it is the set of all outputs.
         """
-        C, d = np.zeros((max(len(atoms), 1), self.outputs)), np.zeros(max(len(atoms), 1))
+        C, stated = np.zeros((max(len(atoms), 1), self.outputs)), [Fraction(0)] * max(len(atoms), 1)
         for row, atom in enumerate(atoms):
             linear = atom.linear
             if not all(map(_is_float, linear.terms.values())):
@@ -255,8 +255,9 @@ class Query:
                 raise self.source.error(atom.at, "the constant is too large for float32")
             for name, value in linear.terms.items():
                 C[row, int(name[2:])] = float(value)
-            d[row] = round_down(np.array(linear.constant, dtype=object)).item()
-        return HalfSpaces(torch.from_numpy(C), torch.from_numpy(d))
+            stated[row] = linear.constant
+        d = round_down(np.array(stated, dtype=object))
+        return HalfSpaces(torch.from_numpy(C), torch.from_numpy(d), tuple(stated))
 
 
 def _crossed(box: Sides) -> int | None:
