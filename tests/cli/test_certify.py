@@ -134,7 +134,26 @@ def test_certificates_that_cannot_be_stored_end_the_run(run: Run, folder: Path) 
     assert err.startswith(f"verifier: error: {taken}: cannot be written") and err.endswith("go on with --resume\n")
     taken.rmdir()
     code, _, _ = run(*KNOWN, "--eps", "0.2", "--certificates", "proofs", "--resume")
-    assert code == 0 and len(list(Path("proofs").iterdir())) == 3
+    assert code == 0 and sorted(path.name for path in Path("proofs").iterdir()) == [
+        "0_0.2.cert", "0_0.2.vnnlib.gz", "model.onnx", "run.json",
+    ]  # fmt: skip
+
+
+def test_a_folder_of_certificates_is_about_one_kind_of_question(run: Run, folder: Path) -> None:
+    stored = (*KNOWN, "--certificates", "proofs", "--journal")
+    assert run(*stored, "a", "--eps", "0.2")[0] == 0 and run(*stored, "b", "--eps", "0.1")[0] == 0
+    about = json.loads(Path("proofs/run.json").read_text())
+    assert {name: about[name] for name in ("model", "dataset", "norm")} == {
+        "model": "known.onnx", "dataset": "data.npz", "norm": "linf",
+    }  # fmt: skip
+    before = {path.name: path.read_bytes() for path in Path("proofs").iterdir()}
+    for broken in (None, b"[]", b"{"):
+        if broken is not None:
+            Path("proofs/run.json").write_bytes(broken)
+        norm = "l2" if broken is None else "linf"
+        code, out, err = run(*stored, "c", "--eps", "0.2", "--norm", norm)
+        assert (code, out) == (2, "") and err.count("\n") == 1 and "give another --certificates" in err
+    assert {path.name: path.read_bytes() for path in Path("proofs").iterdir()} == {**before, "run.json": b"{"}
 
 
 def test_a_worker_for_every_core_or_gpu() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -17,19 +18,19 @@ import torch
 from verifier.batch.cascade import STAGES, Stage
 from verifier.batch.journal import save, save_all
 from verifier.batch.problem import Batch, Problem
-from verifier.batch.records import FALSIFIED, UNKNOWN, VERIFIED, Case, Record, encoded
+from verifier.batch.records import FALSIFIED, UNKNOWN, VERIFIED, Case, Record, Run, encoded
 from verifier.batch.remainder import HUNT, search
 from verifier.certificate.claim import certificate
 from verifier.certificate.many import Claims, Together, Way
 from verifier.certificate.statement import vnnlib
 from verifier.certified import verify_certified
-from verifier.errors import CertificateError, ModelError, SpecificationError
+from verifier.errors import CertificateError, InputError, ModelError, SpecificationError
 from verifier.load import Model
 from verifier.proof import Leaf, Proof
 from verifier.spec.robustness import parse_eps
 from verifier.strategy import Settings
 
-MODEL = "model.onnx"
+MODEL, ABOUT = "model.onnx", "run.json"
 PROBE = 4  # cases that tell whether bounds by intervals alone are worth trying on the others
 Files = tuple[bytes, bytes]  # a certificate, and the statement that it is about
 
@@ -208,6 +209,22 @@ class Evidence:
             named[f"{stem(case)}.vnnlib.gz"] = gzip.compress(statement, compresslevel=1, mtime=0)
             named[f"{stem(case)}.cert"] = content
         save_all(self.folder, named)
+
+
+def take_folder(folder: Path, run: Run) -> None:
+    """Say in a folder for certificates what they are about. Raises InputError if it holds those of other questions,
+    whose files would have the same names.
+    """
+    told = ("model", "sha256", "arch", "dataset", "inputs", "norm", "method", "version")
+    about = {"identity": run.identity, **{name: getattr(run, name) for name in told}}
+    try:
+        known = json.loads((folder / ABOUT).read_bytes()) if (folder / ABOUT).exists() else about
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder / ABOUT}: cannot be read ({error}); give another --certificates") from error
+    if not isinstance(known, dict) or known.get("identity") != run.identity:
+        other = "holds certificates about another model, data set, norm or method"
+        raise InputError(f"{folder}: {other}; give another --certificates")
+    save(folder, ABOUT, json.dumps(about, indent=1).encode() + b"\n")
 
 
 def stem(case: Case) -> str:

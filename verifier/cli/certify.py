@@ -107,7 +107,10 @@ def run(args: argparse.Namespace) -> int:
     workplace = Workplace.of(asked, args.device, args.seed, certificates)
     make_folder(path.parent, "--journal")
     if certificates is not None:
+        from verifier.batch.evidence import take_folder
+
         make_folder(certificates, "--certificates")
+        take_folder(certificates, asked)
     with Journal(path, args.resume) as journal:
         work = Certification(asked, plan, journal)
         with Progress(work, args) as progress:
