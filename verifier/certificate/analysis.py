@@ -89,7 +89,7 @@ class Analysis(Parts):
             return node.range(l, u, self.single)
         low, high = node.range(l, u, self.single)
         read, made = np.maximum(np.abs(l), np.abs(u)), np.maximum(np.abs(low), np.abs(high))
-        need((read < GREATEST).all(), "a value may be too large")
+        need((np.maximum(read, made) < GREATEST).all(), "a value may be too large")
         need(not self.single or (made < LARGE32).all(), "a value may overflow in float32")
         return low, high
 
@@ -114,7 +114,7 @@ class Analysis(Parts):
         numbers that differ by nothing, or by their sign, in real arithmetic each err by themselves.
         """
         need(np.isfinite(mass).all(), "a value may overflow")
-        error = (node.shape[3] * node.repeats + 4) * self.arithmetic.unit * mass
+        error = (node.shape[3] * node.repeats + 4) * self.arithmetic.unit * (mass + TINY)  # of what underflows, too
         if node.deviation is not None:
             error = error + node.forward(np.maximum(np.abs(l), np.abs(u)), node.deviation) * MORE + TINY
         if self.single and node.terms:

@@ -168,18 +168,16 @@ class Exact:
 
     def near(self, v: Number) -> tuple[Array, Array]:
         """Floats, and how far v may be from them, towards zero or not: the signs are the same."""
-        if isinstance(v, Array):
-            return v, np.zeros_like(v)
-        return self.floor(v[0], v[1], 0)
+        return (v, np.zeros_like(v)) if isinstance(v, Array) else self.floor(*v)
 
     def down(self, v: Number) -> Array:
-        """Floats of few bits that are not above v."""
-        whole, low = self.number(v)
-        return self.floor(whole, low, max(0, -1000 - low))[0]
+        """Floats of few bits that are not above v; NaN where it is too large."""
+        floats = self.floor(*self.number(v))[0]
+        return np.where(np.isfinite(floats), floats, np.nan)
 
-    def floor(self, whole: Array, low: int, least: int) -> tuple[Array, Array]:
-        """Floats of few bits that are not above whole * 2^low, multiples of 2^(low + least); and how far below."""
-        shift = np.maximum(BITS(whole).astype(np.int64) - self.keeps, least)
+    def floor(self, whole: Array, low: int) -> tuple[Array, Array]:
+        """Floats of few bits that are not above whole * 2^low, multiples of TINY; and how far below."""
+        shift = np.maximum(BITS(whole).astype(np.int64) - self.keeps, max(0, -1000 - low))
         floats = np.ldexp((whole >> shift.astype(object)).astype(np.float64), low + shift)
         return floats, np.where(shift > 0, np.ldexp(1.0, low + shift), 0.0)
 

@@ -62,7 +62,7 @@ class Rounded:
         return functools.reduce(np.minimum, found)
 
     def plain(self, low: Array, high: Array, reach: Array) -> Prepared:
-        return self.padded(None, None, low, high, 4 * self.loss * (np.abs(low) + np.abs(high)))
+        return self.padded(None, None, low, high, np.abs(low) + np.abs(high))
 
     def activation(self, below: Array, above: Array, low: Array, high: Array, reach: Array, constants: Any) -> Prepared:
         """constants: what is added to the activation's inputs, in intervals; paid here if given."""
@@ -78,9 +78,13 @@ class Rounded:
             mass, reach = mass + (np.abs(below) + np.abs(above)) * most, reach + most
         moved = (rise != 0) | ~whole(above)  # where multipliers are rounded
         turned = 8 * UNIT * (np.abs(above) + np.abs(rise)) * reach * moved
-        return self.padded(rise, above, low, high, 4 * self.loss * mass + turned)
+        return self.padded(rise, above, low, high, mass, turned)
 
-    def padded(self, rise: Array | None, above: Array | None, low: Array, high: Array, pad: Array) -> Prepared:
+    def padded(
+        self, rise: Array | None, above: Array | None, low: Array, high: Array, mass: Array, more: Any = 0.0
+    ) -> Prepared:
+        """TINY, as coefficients may be so large that what underflow takes from a part of tiny numbers counts."""
+        pad = 4 * self.loss * (mass + TINY) + more
         return Prepared(rise, above, (low - pad) - (high + pad), high + pad)
 
     def least(self, v: Number, at: Prepared, both: bool = False) -> Number:
