@@ -30,14 +30,14 @@ from verifier.spec.property import Property
 from verifier.spec.robustness import ball, local_robustness
 
 MOST_READ = 1 << 22  # numbers that an op reads of all boxes that are bounded at once
+NO_DIGEST = "?" * 64
 
 
 @dataclass(frozen=True, eq=False)
 class Claims:
     """That predictions are `labels` (d,) on boxes [lower, upper], float64 arrays (d, inputs) rounded outwards.
 
-    index: which of `sides` each input has, (d, inputs). sides: pairs of texts around the name of a variable. about: by
-    label, a property that states the claim about outputs.
+    index: which of `sides` each input has, (d, inputs). sides: texts before, between and after the names of a variable.
     """
 
     lower: np.ndarray
@@ -45,7 +45,7 @@ class Claims:
     labels: np.ndarray
     index: np.ndarray
     sides: tuple[np.ndarray, np.ndarray, np.ndarray]
-    about: dict[int, Property]
+    classes: int
 
     @classmethod
     def around(
@@ -53,41 +53,54 @@ class Claims:
     ) -> Claims:
         """About the linf balls of radius eps around x (d, inputs) in the data range. Raises SpecificationError."""
         values, index = np.unique(x, return_inverse=True)
-        region = ball(values, eps, "linf", *span)
-        lower, upper = (side[0] for side in Region(list(region.lower), list(region.upper), None).box)
-        texts = [
-            f"(assert {side_of('>=', '{}', low)})\n(assert {side_of('<=', '{}', high)})\n".split("{}")
-            for low, high in zip(region.lower, region.upper, strict=True)
-        ]
-        before, between, after = np.array(texts, dtype=object).T
-        about = {
-            k: local_robustness(values[:1], k, eps, classes=classes, lower=span[0], upper=span[1]) for k in set(labels)
-        }
+        sides = [_sides(value, eps, span) for value in values.tolist()]
+        lower, upper = (np.array(side) for side in zip(*(ends for ends, _ in sides), strict=True))
+        before, between, after = np.array([texts for _, texts in sides], dtype=object).T
         index = index.reshape(x.shape)
-        return cls(lower[index], upper[index], np.array(labels), index, (before, between, after), about)
-
-    @property
-    def classes(self) -> int:
-        return next(iter(self.about.values())).unsafe[0].C.shape[1]
+        return cls(lower[index], upper[index], np.array(labels), index, (before, between, after), classes)
 
     @property
     def rows(self) -> np.ndarray:
         """The lead of each label over the other classes, (d, classes - 1, classes), in the order of the statements."""
-        by_label = {k: np.concatenate([s.C.double().numpy() for s in prop.unsafe]) for k, prop in self.about.items()}
-        return np.stack([by_label[k] for k in self.labels.tolist()])
+        claims = [_claim(k, self.classes) for k in self.labels.tolist()]
+        return np.stack([np.concatenate([s.C.double().numpy() for s in claim.unsafe]) for claim in claims])
 
     def part(self, some: slice | np.ndarray) -> Claims:
         """Of some of the boxes."""
         own = (self.lower[some], self.upper[some], self.labels[some], self.index[some])
-        return Claims(*own, self.sides, self.about)
+        return Claims(*own, self.sides, self.classes)
 
     def statement(self, i: int) -> bytes:
         """The text of one claim; as `vnnlib` writes it."""
-        about, count = self.about[int(self.labels[i])], self.index.shape[1]
-        names = _names(count)
+        count = self.index.shape[1]
+        names, (head, tail) = _names(count), _frame(int(self.labels[i]), self.classes, count)
         before, between, after = (side[self.index[i]] for side in self.sides)
-        head = "\n".join([f"; {about.about}", *declared(count, self.classes), ""])
-        return "".join([head, *(before + names + between + names + after), f"(assert {violated(about)})\n"]).encode()
+        return "".join([head, *(before + names + between + names + after), tail]).encode()
+
+
+# What the images of a test set have in common, chunk after chunk.
+@functools.lru_cache(maxsize=1 << 16)
+def _sides(value: float, eps: Fraction, span: tuple[float, float]) -> tuple[tuple[float, float], list[str]]:
+    """Of an input with this value: the ends of its interval, rounded outwards, and the texts around its name that
+    state them.
+    """
+    region = ball(np.array([value]), eps, "linf", *span)
+    [[lower], [upper]] = (side[0] for side in Region(list(region.lower), list(region.upper), None).box)
+    below, above = side_of(">=", "{}", region.lower[0]), side_of("<=", "{}", region.upper[0])
+    return (lower, upper), f"(assert {below})\n(assert {above})\n".split("{}")
+
+
+@functools.lru_cache(maxsize=1 << 10)
+def _claim(label: int, classes: int) -> Property:
+    """That the prediction stays a label; the region is nothing."""
+    return local_robustness(np.zeros(1), label, 0, classes=classes)
+
+
+@functools.lru_cache(maxsize=1 << 10)
+def _frame(label: int, classes: int, inputs: int) -> tuple[str, str]:
+    """What comes before and after the inputs' intervals in the text of a claim."""
+    about = _claim(label, classes)
+    return "\n".join([f"; {about.about}", *declared(inputs, classes), ""]), f"(assert {violated(about)})\n"
 
 
 @functools.lru_cache(maxsize=4)
@@ -113,6 +126,7 @@ class Together:
             self.network = read_model(model, False)
         except Exception as error:  # as `checker.check`: whatever goes wrong is a reason to refuse
             raise CertificateError(f"the checker does not read the model: {error}") from error
+        self._written: dict[tuple[Way, int], bytes] = {}
         smooth = any(node.curve is not None for node in self.network.nodes)
         self.semantics = "real" if smooth or self.network.double else "float32"
 
@@ -165,14 +179,20 @@ class Together:
     def certificate(self, claims: Claims, i: int, way: Way) -> tuple[bytes, bytes]:
         """The certificate of a claim that these bounds prove, and its statement."""
         statement = claims.statement(i)
-        prop = claims.about[int(claims.labels[i])]
-        region = Region([], [], None)
-        cases = [Case(region, s.C.numpy().astype(object), [Fraction(0)]) for s in prop.unsafe]
-        digests = {"model": self.digest, "property": hashlib.sha256(statement).hexdigest()}
+        if (way, claims.classes) not in self._written:
+            self._written[way, claims.classes] = self._about(NO_DIGEST, way, claims.classes - 1)
+        digest = hashlib.sha256(statement).hexdigest()
+        return self._written[way, claims.classes].replace(NO_DIGEST.encode(), digest.encode(), 1), statement
+
+    def _about(self, digest: str, way: Way, sets: int) -> bytes:
+        """The certificate about a property with this digest; there is nothing else in it that tells claims apart."""
+        region, row = Region([], [], None), np.zeros((1, self.network.output.size), dtype=object)
+        cases = [Case(region, row, [Fraction(0)]) for _ in range(sets)]
         slots = self.slots if way.flat else []
         leaf = Leaf(slopes=np.zeros(len(slots)) if slots else None)
         proof = Proof([leaf for _ in cases], slots=slots, refine=way.refine)
-        return written(Subject(self.network, cases, digests), [proof], self.semantics), statement
+        digests = {"model": self.digest, "property": digest}
+        return written(Subject(self.network, cases, digests), [proof], self.semantics)
 
     def checked(self, content: bytes, statement: bytes) -> Accepted:
         """What the checker, which reads both files anew, says of a certificate. Raises CertificateError."""
