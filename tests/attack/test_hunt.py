@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import pytest
@@ -28,7 +27,8 @@ def margin(outputs: Tensor) -> Tensor:
 
 
 def after(rounds: int, region: Box, seed: int = 0) -> list[float]:
-    found = list(itertools.islice(Hunt(seed=seed)(bumpy, region, margin), rounds))
+    pack = Hunt(seed=seed)(bumpy, region, [margin])
+    found = [pack.round() for _ in range(rounds)]
     for result in found:
         assert bool(((result.point >= region.lower) & (result.point <= region.upper)).all())
         assert torch.equal(margin(bumpy(result.point)), result.margin)
@@ -46,10 +46,27 @@ def test_a_seed_means_the_same_points() -> None:
     assert after(5, BOX, 1) == after(5, BOX, 1) != after(5, BOX, 2)
 
 
+def test_each_of_several_margins_has_its_own_points() -> None:
+    """The distance from corners: 0 in all coordinates, 1 in all; what is no longer wanted is left out."""
+    ends = (0.0, 1.0, 0.5)
+    pack = Hunt()(lambda x: x, BOX, [lambda x, end=end: (x - end).abs().sum(1) for end in ends])
+    first = pack.round()
+    pack.keep([2, 1])
+    later = [pack.round() for _ in range(10)][-1]
+    for found, wanted in ((first, ends), (later, (0.5, 1.0))):
+        distances = [(point - end).abs().sum() for point, end in zip(found.point, wanted, strict=True)]
+        assert torch.equal(found.margin, torch.stack(distances))
+        assert all(float(margin) < 0.1 * 40 for margin in found.margin)
+    assert bool((later.margin <= first.margin[[2, 1]]).all())
+    pack.keep([])
+    assert not pack.best
+
+
 @pytest.mark.parametrize("norm", [1, 2])
 def test_points_stay_in_balls(norm: int) -> None:
     ball = Ball(BOX.lower, BOX.upper, CENTRE, torch.tensor([0.8]), norm)
-    for result in itertools.islice(Hunt()(bumpy, ball, margin), 5):
+    pack = Hunt()(bumpy, ball, [margin])
+    for result in (pack.round() for _ in range(5)):
         distance = torch.linalg.vector_norm((result.point - CENTRE).double(), norm)
         assert float(distance) <= float(ball.eps)
         assert math.isfinite(float(result.margin))

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pytest
 import torch
 from nets import Native, mlp
 
-from verifier.attack.hunt import Hunt
-from verifier.attack.pgd import AttackResult
+from verifier.attack.hunt import Hunt, Pack
+from verifier.attack.pgd import AttackResult, Forward, Objective
 from verifier.batch import hunting, remainder
 from verifier.batch.problem import Problem
 from verifier.batch.records import FALSIFIED, UNKNOWN, Case
 from verifier.batch.remainder import search
 from verifier.data import Dataset
 from verifier.strategy import Settings, verify
+from verifier.types import Box
 
 
 def test_a_search_hunts_before_it_splits_and_says_what_verify_says() -> None:
@@ -31,6 +32,21 @@ def test_a_search_hunts_before_it_splits_and_says_what_verify_says() -> None:
         assert record.verdict == verify(problem.subject, problem.property(record.case)).verdict.name
 
 
+@dataclass
+class Stuck:
+    """Rounds that find a corner and say that its margins are all the same."""
+
+    corner: torch.Tensor
+    margin: float
+    count: int
+
+    def round(self) -> AttackResult:
+        return AttackResult(self.corner.repeat_interleave(self.count, 0), torch.full((self.count,), self.margin))
+
+    def keep(self, places: Sequence[int]) -> None:
+        self.count = len(places)
+
+
 @dataclass(frozen=True)
 class Unlucky:
     """Finds nothing but a corner, until the seed `lucky`. margins: what it says of this corner, by seed."""
@@ -40,11 +56,11 @@ class Unlucky:
     begun: list[int]
     seed: int = -1
 
-    def __call__(self, *args) -> Iterator[AttackResult]:
+    def __call__(self, forward: Forward, region: Box, objectives: Sequence[Objective]) -> Stuck | Pack:
         self.begun.append(self.seed)
-        while self.seed != self.lucky:
-            yield AttackResult(args[1].lower, torch.tensor([self.margins[self.seed]]))
-        yield from Hunt(seed=self.seed)(*args)
+        if self.seed == self.lucky:
+            return Hunt(seed=self.seed)(forward, region, objectives)
+        return Stuck(region.lower, self.margins[self.seed], len(objectives))
 
 
 @pytest.mark.parametrize(

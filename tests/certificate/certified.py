@@ -78,7 +78,7 @@ def read_at(network: Network, x: np.ndarray) -> Iterator[tuple[int, np.ndarray]]
     for j, node in enumerate(network.nodes[2:], start=2):
         read = node.gather(values)
         if node.op == "affine":
-            values.append(node.forward(read, node.weights[0].array) + node.bias)
+            values.append(node.forward(read, node.weight.array) + node.bias)
         else:
             yield j, read
             values.append(node.values(read, False)[0])

@@ -74,9 +74,9 @@ def test_what_is_read_by_rows_is_what_is_read_by_products() -> None:
         if node.op == "affine":
             rows = np.random.default_rng(0).standard_normal((5, node.size))
             read = np.eye(node.width) if node.index is None else np.eye(node.width)[:, node.index]
-            dense = node.forward(read, node.weights[0].array).T
-            found = [node.backward(rows, node.weights[0].array)]
-            exactly = Exact().product(node.backward, rows, node.weights[0], node.shape[3] * node.repeats)
+            dense = node.forward(read, node.weight.array).T
+            found = [node.backward(rows, node.weight.array)]
+            exactly = Exact().product(node.backward, rows, node.weight, node.shape[3] * node.repeats)
             found.append(np.array([[float(i) * 2.0 ** exactly[1] for i in row] for row in exactly[0]]))
             for product in found:
                 counts = slice(1, None) if node.sources[0] == 0 else slice(None)  # of the constant zero, nothing counts

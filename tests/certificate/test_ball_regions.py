@@ -101,7 +101,7 @@ def test_linear_forms_have_their_least_value(seed: int, norm: int) -> None:
         analysis = files.analysis(arithmetic)
         layer = next(node for node in analysis.network.nodes if node.op == "affine")
         for i, s in enumerate(files.statements):
-            truth = least(layer.weights[0].array[0][:, i], files, norm) + float(layer.bias[0, i])
+            truth = least(layer.weight.array[0][:, i], files, norm) + float(layer.bias[0, i])
             assert float(row_bounds(analysis, s)[0]) == pytest.approx(truth, abs=1e-6)
 
 

@@ -112,7 +112,7 @@ def test_planes_are_above_and_touch(kind: type[Exact | Rounded], single: bool) -
             if planes.node.shape[:2] != (1, 1) or len(read) > 8:
                 continue
             R = np.zeros((width, len(planes.positions)))
-            R[read] = node.weights[0].array[0]
+            R[read] = node.weight.array[0]
             w, b = weights(network, j, node.sources)
             lower, upper = (np.concatenate([side[i][0] for i in node.sources]) for side in (d.lower, d.upper))
             some = np.flatnonzero((R != 0).any(1) | (w[:, planes.positions] != 0).any(1))
@@ -143,7 +143,7 @@ def weights(network: Network, j: int, sources: list[int]) -> tuple[np.ndarray, n
             node = network.nodes[i]
             if i not in found and node.op == "affine" and all(k in found for k in node.sources):
                 x = node.gather([found.get(k, zero) for k in range(j)])
-                found[i] = node.forward(x, node.weights[0].array) + node.bias * constants
+                found[i] = node.forward(x, node.weight.array) + node.bias * constants
         return network.nodes[j].gather([found.get(k, zero) for k in range(j)])
 
     sizes = [network.nodes[i].size for i in sources]

@@ -109,7 +109,7 @@ def test_coefficients_of_values_that_are_not_zero_count() -> None:
     files = random_files(0)
     node = next(n for n in files.network.nodes if n.op == "affine" and n.shape[:2] == (1, 1))
     weight = np.arange(1.0, 13.0).reshape(1, 4, 3)
-    small = replace(node, size=3, sources=[0], width=4, index=None, shape=(1, 1, 4, 3), weights=[living.Weight(weight)])
+    small = replace(node, size=3, sources=[0], width=4, index=None, shape=(1, 1, 4, 3), weight=living.Weight(weight))
     left = living.Living([lower], [upper]).of(7, small)
     assert left.seen.tolist() == [0, 2, 3]
     for v in (np.array([[0.0, 2.0, 0.0]]), np.array([[0.0, 0.0, -1.0], [0.0, 0.5, 0.0]])):

@@ -50,7 +50,7 @@ def test_rounded_constants_are_read_with_their_error_or_not_at_all() -> None:
     product = ("MatMul", ["A", "B"], "P", {})
     network = Network(model_of_many([product, ("MatMul", ["x", "P"], "y", {})], stored))
     assert network.double and network.nodes[-1].deviation is not None
-    assert (network.nodes[-1].deviation >= OFF * np.abs(network.nodes[-1].weights[0].array)).all()
+    assert (network.nodes[-1].deviation >= OFF * np.abs(network.nodes[-1].weight.array)).all()
     for reader in (("Add", ["x", "P"], "y", {}), ("Gemm", ["x", "P"], "y", {})):
         with pytest.raises(Refused, match="rounded"):
             Network(model_of_many([product, reader], stored))

@@ -240,8 +240,8 @@ def test_layers_of_few_weights_read_few_values(seed: int) -> None:
         node, generator = network.nodes[j], np.random.default_rng(seed)
         x, rows = generator.normal(size=(5, node.width)), generator.normal(size=(4, node.size))
         x[:, 0] = 0
-        y = node.forward(x[:, node.index], node.weights[0].array)
-        back = node.backward(rows, node.weights[0].array)
+        y = node.forward(x[:, node.index], node.weight.array)
+        back = node.backward(rows, node.weight.array)
         assert np.allclose(y @ rows.T, x @ back.T)
 
 

@@ -6,10 +6,11 @@ coordinates drawn anew, as in evolutionary search.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from verifier.attack.pgd import AttackResult, Forward, Objective, Pgd, project, random_point
 from verifier.types import Box
@@ -17,10 +18,10 @@ from verifier.types import Box
 
 @dataclass(frozen=True)
 class Hunt:
-    """An endless search for the point of a region with the smallest margin.
+    """An endless search for the points of a region with the smallest margins.
 
-    descent: one descent. starts: how many in a round, `kept` the best points that the next ones start from. fresh: the
-    share of coordinates that are drawn anew. seed: fixes the draws.
+    descent: one descent. starts: how many in a round, for one margin. kept: how many of the best points the next ones
+    start from. fresh: the share of coordinates that are drawn anew. seed: fixes the draws.
     """
 
     descent: Pgd = field(default_factory=lambda: Pgd(steps=20, step_size=0.2))
@@ -29,22 +30,55 @@ class Hunt:
     fresh: float = 0.3
     seed: int = 0
 
-    def __call__(self, forward: Forward, region: Box, objective: Objective) -> Iterator[AttackResult]:
-        """After every round the best point so far, (1, *input_shape), and its margin, (1,); see `Pgd.__call__`.
+    def __call__(self, forward: Forward, region: Box, objectives: Sequence[Objective]) -> Pack:
+        """Hunt for several margins side by side, which costs small networks hardly more than one; see `Pgd.__call__`.
 
-        region: of batch one. objective: treats every row alike.
+        region: of batch one. objectives: each treats every row alike.
         """
-        generator = torch.Generator().manual_seed(self.seed)
-        device = region.lower.device
-        regions = region.select(torch.zeros(self.starts, dtype=torch.long, device=device))
-        start = project(regions, random_point(regions, generator))
-        best = AttackResult(start[:0], regions.lower.new_zeros(0))
-        while True:
-            found = self.descent(forward, regions, objective, start)
-            points, margins = torch.cat((best.point, found.point)), torch.cat((best.margin, found.margin))
-            order = margins.argsort()[: self.kept]
-            best = AttackResult(points[order], margins[order])
-            yield AttackResult(best.point[:1], best.margin[:1])
-            parents = best.point[torch.randint(len(order), (self.starts,), generator=generator).to(device)]
-            fresh = torch.rand(parents.shape, generator=generator).to(device) < self.fresh
-            start = project(regions, torch.where(fresh, random_point(regions, generator), parents))
+        return Pack(self, forward, region, list(objectives))
+
+
+class Pack:
+    """Hunts for several margins in one region, round by round."""
+
+    def __init__(self, hunt: Hunt, forward: Forward, region: Box, objectives: list[Objective]) -> None:
+        self.hunt, self.forward, self.region, self.objectives = hunt, forward, region, objectives
+        self.generator = torch.Generator().manual_seed(hunt.seed)
+        none = AttackResult(region.lower[:0], region.lower.new_zeros(0))
+        self.best = [none for _ in objectives]
+
+    def round(self) -> AttackResult:
+        """The best points so far, (objectives, *input_shape), and their margins, (objectives,)."""
+        count = self.hunt.starts
+        regions = self._regions(len(self.objectives) * count)
+
+        def margins(outputs: Tensor) -> Tensor:
+            parts = zip(self.objectives, outputs.split(count), strict=True)
+            return torch.cat([objective(part) for objective, part in parts])
+
+        found = self.hunt.descent(self.forward, regions, margins, project(regions, self._starts(regions)))
+        ends = zip(self.best, found.point.split(count), found.margin.split(count), strict=True)
+        self.best = [self._best(*both) for both in ends]
+        return AttackResult(*(torch.cat([own[:1] for own in side]) for side in zip(*self.best, strict=True)))
+
+    def keep(self, places: Sequence[int]) -> None:
+        """Go on with the objectives at some places."""
+        self.objectives, self.best = ([side[i] for i in places] for side in (self.objectives, self.best))  # type: ignore
+
+    def _regions(self, count: int) -> Box:
+        return self.region.select(torch.zeros(count, dtype=torch.long, device=self.region.lower.device))
+
+    def _starts(self, regions: Box) -> Tensor:
+        """Where the next descents begin: anywhere at first."""
+        fresh = random_point(regions, self.generator)
+        if not all(len(best.margin) for best in self.best):
+            return fresh
+        draws = [torch.randint(len(b.margin), (self.hunt.starts,), generator=self.generator) for b in self.best]
+        parents = torch.cat([b.point[draw.to(fresh.device)] for b, draw in zip(self.best, draws, strict=True)])
+        anew = torch.rand(parents.shape, generator=self.generator).to(fresh.device) < self.hunt.fresh
+        return torch.where(anew, fresh, parents)
+
+    def _best(self, known: AttackResult, points: Tensor, margins: Tensor) -> AttackResult:
+        points, margins = torch.cat((known.point, points)), torch.cat((known.margin, margins))
+        order = margins.argsort()[: self.hunt.kept]
+        return AttackResult(points[order], margins[order])

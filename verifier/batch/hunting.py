@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import heapq
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import count
 
 import torch
+from torch import Tensor
 
 from verifier import solvers
 from verifier.attack.hunt import Hunt
 from verifier.attack.pattern import PatternDescent, applies
-from verifier.attack.pgd import AttackResult
 from verifier.strategy import Question
 
 SHARE, NEAR_SHARE = 0.1, 0.4  # of the time left, for all sets, and for those where a margin near zero was found
 NEAR = 0.1  # of what the bound lies below zero: less than that above zero is near
+TOGETHER = 4  # sets that are hunted in side by side
 PATIENCE, PROGRESS = 2, 0.1  # a hunt goes on while that many rounds take this share off the least margin
 
 
@@ -31,7 +31,6 @@ class Target:
 
     number: int
     bound: float
-    rounds: Iterator[AttackResult]
     limit: float
     margins: list[float] = field(default_factory=list)
     hunted: float = math.inf
@@ -52,7 +51,7 @@ class Target:
 
 
 def hunt(question: Question) -> None:
-    """Hunt in the open unsafe sets, mostly in the one that came nearest, for a share of the time.
+    """Hunt in the open unsafe sets, in those that come near zero for longer, for a share of the time.
 
     What cheap bounds and short attacks leave open is close to the limit on either side; a tree of splits seldom meets
     a needle. Where rounds gain no more near zero, a hunt begins anew from other points, and again as long as that
@@ -77,31 +76,30 @@ def _hunted(question: Question, limits: Mapping[int, float], seed: int, longer: 
     """
     graph, region = question.graph.to(torch.float32), question.prop.region.inner_box().to(question.graph.device)
     attack, bounds, unsafe = Hunt(seed=seed), question.set_bounds, question.prop.unsafe
-    targets = [Target(k, bounds[k], attack(graph, region, unsafe[k].margin), limit) for k, limit in limits.items()]
-    # The worst bounds first, all negative; then the least margin found, the less urgent the longer it was hunted.
-    urgent = [(target.bound, target.number, target) for target in targets]
+    targets = sorted((Target(k, bounds[k], limit) for k, limit in limits.items()), key=lambda target: target.bound)
+    some = [targets[i : i + TOGETHER] for i in range(0, len(targets), TOGETHER)]  # the worst bounds first
+    packs = [(attack(graph, region, [unsafe[target.number].margin for target in own]), own) for own in some]
     left: list[Target] = []
-    heapq.heapify(urgent)
-    while urgent and not question.decided:
-        _, k, target = heapq.heappop(urgent)
-        if time.monotonic() >= target.limit:
-            continue
-        _round(question, target)
-        target.limit = max(target.limit, longer) if target.near else target.limit
-        if not target.margin < -target.bound:
-            continue
-        if target.gains:
-            heapq.heappush(urgent, (target.margin * len(target.margins), k, target))
-        else:
-            left.append(target)
+    while packs:
+        for pack, own in packs:
+            found = pack.round()
+            for target, point, margin in zip(own, *found, strict=True):
+                _take(question, target, point, float(margin))
+                target.limit = max(target.limit, longer) if target.near else target.limit
+            if question.decided:
+                return left
+            wanted = [i for i, target in enumerate(own) if target.margin < -target.bound]
+            left += [own[i] for i in wanted if not own[i].gains]
+            going = [i for i in wanted if own[i].gains and time.monotonic() < own[i].limit]
+            pack.keep(going)
+            own[:] = [own[i] for i in going]
+        packs = [(pack, own) for pack, own in packs if own]
     return left
 
 
-def _round(question: Question, target: Target) -> None:
-    """One round of a hunt, and a descent by linear programs from its best point where that is new and near."""
-    point, margins = next(target.rounds)
-    question.judge(point[0].cpu().numpy())
-    margin = float(margins[0])
+def _take(question: Question, target: Target, point: Tensor, margin: float) -> None:
+    """What a round has found, and a descent by linear programs from there where that is new and near."""
+    question.judge(point.cpu().numpy())
     target.margins.append(min(margin, target.margin))
     better, target.hunted = margin < target.hunted, min(margin, target.hunted)
     if question.decided or not (better and target.near and applies(question.graph, question.box, question.nodes)):
@@ -109,6 +107,6 @@ def _round(question: Question, target: Target) -> None:
     graph, region = question.graph.to(torch.float64, "cpu"), question.prop.region.inner_box().to(torch.float64)
     nodes = {node: z.to("cpu", torch.float64) for node, z in question.nodes.items()}
     descent = PatternDescent(solvers.get(question.settings.solver), deadline=target.limit)
-    found = descent(graph, region, question.prop.unsafe[target.number].margin, point.cpu().double(), nodes)
+    found = descent(graph, region, question.prop.unsafe[target.number].margin, point[None].cpu().double(), nodes)
     question.judge(found.point[0].float().numpy())
     target.margins[-1] = min(target.margin, float(found.margin))

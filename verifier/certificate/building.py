@@ -70,7 +70,7 @@ class Building:
         need(weight.shape[:2] == (G, K) and terms < 1 << 20, "the inputs of an operator do not fit")
         node = self.reader("affine", ids)
         node.shape, node.size, node.terms = (G, P, K, weight.shape[2]), G * P * weight.shape[2], terms
-        node.weights = [Weight(weight)]
+        node.weight = Weight(weight)
         if deviation:
             node.deviation, size = np.abs(weight) * deviation, np.abs(weight[weight != 0])
             self.double |= bool(((size < 2.0**-126) | (size >= 2.0**126)).any())
@@ -163,12 +163,12 @@ class Building:
         if layer.op != "affine" or layer.deviation is not None or columns.min() < 0 or columns.max() >= layer.size:
             return None
         if layer.dense:
-            weight, reads = layer.weights[0].array[0].T, np.zeros((layer.size, 0))
+            weight, reads = layer.weight.array[0].T, np.zeros((layer.size, 0))
             if layer.shape[0] > 1:  # thinned
-                weight, reads = layer.weights[0].array[..., 0], np.asarray(layer.index)
+                weight, reads = layer.weight.array[..., 0], np.asarray(layer.index)
             numbers = np.concatenate((weight, layer.bias.T, np.zeros_like(layer.bias.T)), axis=1)
             return reads[columns], numbers[columns]
-        if layer.shape[1:] != (1, 1, 1) or len(layer.sources) > 1 or (layer.weights[0].array != 1).any():
+        if layer.shape[1:] != (1, 1, 1) or len(layer.sources) > 1 or (layer.weight.array != 1).any():
             return None
         index = np.arange(layer.size) if layer.index is None else layer.index.ravel()
         found = self.rows_of(index[columns] + self.starts[layer.sources[0]])

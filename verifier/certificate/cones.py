@@ -42,7 +42,7 @@ class Cone:
 
     def at(self, places: Array) -> Cone:
         """For regions (m,), each at one of the places."""
-        nodes = [replace(n, chosen=places) if n.weights and len(n.weights[0].array) > 1 else n for n in self.nodes]
+        nodes = [replace(n, chosen=places) if len(n.weight.array) > 1 else n for n in self.nodes]
         return replace(self, nodes=nodes)
 
 
@@ -101,7 +101,7 @@ def joined(network: Network, j: int, columns: Columns, weights: dict[int, Array]
         nodes[i] = small = Node(node.op, size, [source for source in node.sources if source in columns], width)
         if node.op == "affine":
             stacked = weights[i] if (weights[i] != weights[i][:1]).any() else weights[i][:1]
-            small.shape, small.bias, small.weights = (1, 1, width, size), np.zeros((1, size)), [Weight(stacked)]
+            small.shape, small.bias, small.weight = (1, 1, width, size), np.zeros((1, size)), Weight(stacked)
         else:
             small.parameters, small.breaks, small.slopes = node.parameters, node.breaks, node.slopes
             small.index = None if np.array_equal(at[0, :, 0], np.arange(width)) else at[0, :, 0]
@@ -242,7 +242,7 @@ def dense(network: Network, columns: Columns, i: int) -> Array:
     node, own = network.nodes[i], columns[i]
     _, P, _, N = node.shape
     at, known, width = seen(network, columns, i)
-    weights = node.weights[0].array[own // (P * N), :, own % N]  # (places, size, K)
+    weights = node.weight.array[own // (P * N), :, own % N]  # (places, size, K)
     matrix = np.zeros((len(own), width, own.shape[1]))
     where, column, _ = np.nonzero(known)
     matrix[where, at[known], column] = weights[known]

@@ -76,7 +76,7 @@ class Exact:
         """Bounds of the values of an affine op with constants in [low, high]."""
         sides = []
         for ends, constants in (((l, u), low), ((-u, -l), -high)):
-            pairs = zip(ends, node.weights[0].signed, strict=True)
+            pairs = zip(ends, node.weight.signed, strict=True)
             parts = [self.product(node.forward, x, weight, node.shape[2]) for x, weight in pairs]
             sides.append(self.down(self.total([*parts, constants])))
         return sides[0], -sides[1]

@@ -57,7 +57,7 @@ class Left:
             columns = np.union1d(np.flatnonzero(some), self.columns)
             if len(columns) * len(self.seen) > MOST * node.width * node.size:
                 return None
-            self.columns, self.weight = columns, Weight(node.weights[0].array[0].T[np.ix_(columns, self.seen)])
+            self.columns, self.weight = columns, Weight(node.weight.array[0].T[np.ix_(columns, self.seen)])
         return self.columns, self.weight
 
     def wide(self, A: Array) -> Array:

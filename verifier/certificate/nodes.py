@@ -41,6 +41,9 @@ class Weight:
         return Weight(np.maximum(self.array, 0)), Weight(np.minimum(self.array, 0))
 
 
+NOTHING = Weight(np.zeros((0, 0, 0)))
+
+
 @dataclass(eq=False)
 class Node:
     """`size` values computed from those of the nodes `sources`, joined end to end (`width`) and picked by `index`.
@@ -59,7 +62,7 @@ class Node:
     index: Array | None = None  # None: as they stand
     repeats: int = 1  # how often one value is read
     shape: tuple[int, ...] = (1, 1, 1, 1)  # G, P, K, N
-    weights: list[Weight] = field(default_factory=list)
+    weight: Weight = NOTHING
     deviation: Array | None = None
     bias: Any = 0.0
     terms: int = 0
@@ -74,7 +77,7 @@ class Node:
     @functools.cached_property
     def magnitude(self) -> Array:
         """The absolute values of an affine op's weights."""
-        return np.abs(self.weights[0].array)
+        return np.abs(self.weight.array)
 
     def gather(self, values: list[Array]) -> Array:
         """What is read, (d, *index.shape), from the values of every node, (d or 1, size)."""
@@ -129,7 +132,7 @@ class Node:
     def adds(self) -> bool:
         """Whether all that it does is to add constants to what one node computes, in its order."""
         plain = self.op == "affine" and len(self.sources) == 1 and self.index is None and self.copies is None
-        return plain and self.shape == (self.size, 1, 1, 1) and bool((self.weights[0].array == 1).all())
+        return plain and self.shape == (self.size, 1, 1, 1) and bool((self.weight.array == 1).all())
 
     @property
     def takes(self) -> bool:
@@ -139,12 +142,12 @@ class Node:
     def absorb(self, before: Node) -> None:
         """Compute what `before` does and add constants to it, instead of adding them to what `before` computed."""
         self.sources, self.width, self.index, self.repeats = before.sources, before.width, before.index, before.repeats
-        self.shape, self.weights, self.deviation = before.shape, before.weights, before.deviation
+        self.shape, self.weight, self.deviation = before.shape, before.weight, before.deviation
         self.terms += before.terms
 
     def thin(self) -> None:
         """Of a dense layer in which few weights count, read only what has one."""
-        dense = self.weights[0].array[0]
+        dense = self.weight.array[0]
         rows, columns = np.nonzero(dense)
         each = np.bincount(columns, minlength=self.size)
         count = int(each.max())
@@ -160,7 +163,7 @@ class Node:
         self.index[columns, 0, turn] = read
         weight = np.zeros((self.size, count, 1))
         weight[columns, turn, 0] = dense[rows, columns]
-        self.weights, self.shape = [Weight(weight)], (self.size, 1, count, 1)
+        self.weight, self.shape = Weight(weight), (self.size, 1, count, 1)
         self.repeats = int(np.bincount(read[read > 0], minlength=1).max())
         if self.deviation is not None:
             deviation, self.deviation = self.deviation[0], np.zeros(weight.shape)
@@ -171,8 +174,8 @@ class Node:
         index = columns if self.index is None else self.index[columns]
         if self.op != "affine":
             return replace(self, size=len(columns), index=index)
-        weights = [Weight(self.weights[0].array[columns])]
-        return replace(self, size=len(columns), index=index, shape=(len(columns), *self.shape[1:]), weights=weights)
+        shape, weight = (len(columns), *self.shape[1:]), Weight(self.weight.array[columns])
+        return replace(self, size=len(columns), index=index, shape=shape, weight=weight)
 
     def forward(self, x: Array, weight: Array) -> Array:
         """The linear part: what is read, (d, ...), to (d, size)."""

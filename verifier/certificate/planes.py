@@ -167,7 +167,7 @@ def reads(network: Network, j: int, positions: Array) -> dict[int, Array]:
 
     def step(i: int, parts: list[Number]) -> Number:
         node, v = network.nodes[i], functools.reduce(np.add, parts)
-        return (node.backward(v, (node.weights[0].array != 0).astype(np.float64)) > 0).astype(np.float64)
+        return (node.backward(v, (node.weight.array != 0).astype(np.float64)) > 0).astype(np.float64)
 
     chunk = max(8, at_once(max(math.prod(n.shape[:3]) + n.size for n in network.nodes[: j + 1])))
     found: list[dict[int, Array]] = []
@@ -185,6 +185,6 @@ def joined(sources: list[int], sizes: list[int], R: Array) -> Node:
     used = np.nonzero((R != 0).any(axis=0))[0]
     used = used if len(used) else np.zeros(1, dtype=np.int64)
     node = Node("affine", len(R), sources, sum(sizes), used[None, None])
-    node.shape, node.weights = (1, 1, len(used), len(R)), [Weight(R[:, used].T.astype(np.float64)[None])]
+    node.shape, node.weight = (1, 1, len(used), len(R)), Weight(R[:, used].T.astype(np.float64)[None])
     node.thin()
     return node

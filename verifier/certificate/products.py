@@ -49,13 +49,13 @@ def gated(net: Building, x: Any, y: Any) -> Any:
             continue
         if node.op == "Sigmoid" and np.array_equal(read, value.ravel()):
             return net.smooth("Silu", value)
-        if node.op != "affine" or not ((node.weights[0].array == 1).all() and (node.bias == 1).all()):
+        if node.op != "affine" or not ((node.weight.array == 1).all() and (node.bias == 1).all()):
             continue
         curve, inner = net.origin(read)
         scaled, source = net.origin(inner) if curve is not None and curve.op == "Erf" else (None, read)
         if scaled is None or scaled.op != "affine" or scaled.bias.any() or not np.array_equal(source, value.ravel()):
             continue
-        factors = np.unique(scaled.weights[0].array)
+        factors = np.unique(scaled.weight.array)
         if len(factors) == 1 and 1e-9 < factors[0] < 1e9:
             k = math.sqrt(2) * float(factors[0])  # x (1 + erf(k x / sqrt(2))) is gelu(k x) 2 / k
             return net.scaled(net.smooth("Gelu", net.scaled(value, k, 0.0, 1, 8 * UNIT)), 2 / k, 0.0, 1, 8 * UNIT)

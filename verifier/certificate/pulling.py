@@ -210,7 +210,7 @@ class Pulling:
         return self.product(node, v)
 
     def product(self, node: Node, v: Number) -> Number:
-        return self.arithmetic.product(node.backward, v, node.weights[0], node.shape[3] * node.repeats)
+        return self.arithmetic.product(node.backward, v, node.weight, node.shape[3] * node.repeats)
 
     def pull(
         self, start: Node, rows: Array, d: Domains, regions: Array, both: bool = False, others: Others = ()

@@ -91,7 +91,7 @@ class Refining(Pulling):
             rows = np.zeros((*places.shape, node.size))
             np.put_along_axis(rows, places[..., None], 1, axis=2)
             return node, rows, None
-        rows = self.network.nodes[i].weights[0].array[0].T[places]
+        rows = self.network.nodes[i].weight.array[0].T[places]
         low, high = (x[0][places] if len(x) == 1 else x[regions[:, None], places] for x in d.constants[i])
         low, high = (x - 4 * self.arithmetic.loss * np.abs(x) for x in (low, -high))
         return self.network.nodes[i], rows, (low, high)

@@ -48,7 +48,7 @@ class Rounded:
     def interval(self, node: Node, l: Array, u: Array, low: Array, high: Array, mass: Array) -> tuple[Array, Array]:
         centre = (l + u) / 2
         radius = np.maximum(u - centre, centre - l) * (1 + 4 * UNIT)
-        y, r = node.forward(centre, node.weights[0].array), node.forward(radius, node.magnitude)
+        y, r = node.forward(centre, node.weight.array), node.forward(radius, node.magnitude)
         b = np.maximum(np.abs(low), np.abs(high))
         r = r + ((4 * node.shape[2] + 32) * UNIT * (mass + r + b) * MORE + TINY * node.shape[2])
         return y - r + low, y + r + high
