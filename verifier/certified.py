@@ -50,10 +50,12 @@ def verify_certified(
     prop: Property,
     settings: Settings | None = None,
     progress: Callable[[str], None] | None = None,
+    comments: Sequence[str] = (),
 ) -> Certified:
     """`strategy.verify`, whose VERIFIED counts once a certificate is accepted; else it is UNKNOWN, with the reason.
 
-    The certificate is about `subject.onnx()` and the property as VNN-LIB text. Raises what `verify` raises.
+    The certificate is about `subject.onnx()` and the property as VNN-LIB text, which begins with the comments. Raises
+    what `verify` raises.
     """
 
     def search(settings: Settings) -> Found:
@@ -61,7 +63,7 @@ def verify_certified(
         return result, [(prop, result.proof)]
 
     try:
-        statement = vnnlib(prop).encode()
+        statement = vnnlib(prop, comments=comments).encode()
     except SpecificationError as error:
         return Certified(_without(verify(subject, prop, settings, progress), str(error)), None)
     return with_certificate(subject, statement, search, settings or Settings(), progress)

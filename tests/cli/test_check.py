@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable
@@ -20,6 +21,12 @@ def test_what_is_verified_is_accepted(run: Run, folder: Path) -> None:
     assert "in float32 (any order, round to nearest) and real arithmetic, with a certificate" in out
     written = re.findall(r"^written: (.*)$", out, flags=re.MULTILINE)
     assert written == ["out/proof.vnnlib", "out/proof.cert"] and all(Path(file).is_file() for file in written)
+    comments = [line for line in Path("out/proof.vnnlib").read_text().splitlines() if line.startswith(";")]
+    assert comments == [
+        "; inputs within linf distance 0.2 of data image 0 (label 0), from 0 to 1",
+        f"; network known.onnx, sha256 {hashlib.sha256(Path('known.onnx').read_bytes()).hexdigest()}",
+        "; the prediction stays 0",
+    ]
     for arithmetic in ("auto", "exact", "rounded"):
         code, out, err = run("check", "out/proof.cert", "--model", "known.onnx", "--arithmetic", arithmetic)
         assert (code, err) == (0, "") and out.startswith("ACCEPTED: known.onnx has what out/proof.vnnlib states")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
 import torch
@@ -11,8 +11,8 @@ from verifier.errors import SpecificationError
 from verifier.spec.property import HalfSpaces, Property, Region
 
 
-def vnnlib(*properties: Property) -> str:
-    """The text that states properties exactly: its reader gets the very same numbers.
+def vnnlib(*properties: Property, comments: Sequence[str] = ()) -> str:
+    """The text that states properties exactly: its reader gets the very same numbers. comments: lines to begin with.
 
     VNN-LIB states boxes; that inputs lie in an l2 or l1 ball is one more assertion of SMT-LIB, `(<= (+ (* d d) ...) r)`
     or `(<= (+ (abs d) ...) r)` for the differences d from the centre. Raises SpecificationError for several balls.
@@ -20,7 +20,8 @@ def vnnlib(*properties: Property) -> str:
     first = properties[0]
     if len(properties) > 1 and not all(prop.region.is_box for prop in properties):
         raise SpecificationError("a certificate is about one l2 or l1 ball, or about boxes")
-    lines = [f"; {prop.about}" for prop in properties if prop.about]
+    comments = [*comments, *(prop.about for prop in properties if prop.about)]
+    lines = [f"; {' '.join(comment.split())}" for comment in comments]
     lines += declared(first.region.lower.size, first.unsafe[0].C.shape[1])
     if len(properties) == 1:
         lines += [f"(assert {atom})" for atom in (*_sides(first), *_ball(first.region))]

@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
 def export_property(args: argparse.Namespace) -> int:
     """Write the property alone, with comments on what it is about."""
     from verifier.certificate.statement import vnnlib
-    from verifier.cli.inputs import read_property, read_sample
+    from verifier.cli.inputs import in_words, read_property, read_sample
     from verifier.cli.query import write
     from verifier.load import load
 
@@ -94,10 +94,7 @@ def export_property(args: argparse.Namespace) -> int:
     model = load(args.model, args.arch)
     sample = read_sample(args, model)
     prop = read_property(args, model, sample)
-    ball = f"inputs within {args.norm} distance {args.eps} of {sample.source} (label {sample.label})"
-    about = (f"{ball}, from {sample.lower:g} to {sample.upper:g}", f"network {model.path.name}, sha256 {model.sha256}")
-    comments = "".join(f"; {' '.join(line.split())}\n" for line in about)
-    write(Path(args.out), comments + vnnlib(prop))
+    write(Path(args.out), vnnlib(prop, comments=in_words(args, model, sample)))
     if args.json:
         print_json(property_record(args, model, sample))
         return 0

@@ -108,6 +108,12 @@ def read_property(args: argparse.Namespace, model: Model, sample: Sample) -> Pro
     return local_robustness(sample.x, sample.label, args.eps, args.norm, args.target, classes=classes, **span)
 
 
+def in_words(args: argparse.Namespace, model: Model, sample: Sample) -> tuple[str, str]:
+    """What a property is about: the inputs, and the network."""
+    ball = f"inputs within {args.norm} distance {args.eps} of {sample.source} (label {sample.label})"
+    return f"{ball}, from {sample.lower:g} to {sample.upper:g}", f"network {model.path.name}, sha256 {model.sha256}"
+
+
 def predicted(model: Model, x: np.ndarray) -> int:
     """The class that the model itself gives the input x (of the model's input shape)."""
     scores = np.asarray(model.native(x[None])).reshape(-1)

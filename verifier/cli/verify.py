@@ -75,7 +75,7 @@ def run_ball(args: argparse.Namespace) -> int:
 
     with startup():
         from verifier.cli.evidence import evidence_folder, write_certificate, write_evidence
-        from verifier.cli.inputs import read_property, read_sample
+        from verifier.cli.inputs import in_words, read_property, read_sample
         from verifier.load import load
         from verifier.spec.robustness import parse_eps
 
@@ -91,7 +91,7 @@ def run_ball(args: argparse.Namespace) -> int:
     if args.uncertified:
         result = verify(model, prop, settings, progress(args))
     else:
-        found = verify_certified(model, prop, settings, progress(args))
+        found = verify_certified(model, prop, settings, progress(args), in_words(args, model, sample))
         result, certificate = found.result, found.certificate
 
     files: list[str] = []
