@@ -235,6 +235,16 @@ def test_solvers_print_nothing(solver):
     assert (found.stdout.split(), found.stderr) == (["before", "OPTIMAL", "OPTIMAL", "after"], "")
 
 
+def test_stdout_may_be_closed(solver):
+    code = (
+        "import os, sys; from test_solvers import CASES; from verifier import solvers; os.close(1);"
+        f"print(solvers.get({solver.name!r}).solve(CASES['knapsack'][0]).status.name, file=sys.stderr); os._exit(0)"
+    )
+    command = [sys.executable, "-c", code]
+    found = run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent)
+    assert (found.stdout, found.stderr) == ("", "OPTIMAL\n")
+
+
 def test_packages_are_imported_only_when_used():
     heavy = ["highspy", "cvxpy", "pulp", "scipy.optimize", "torch"]
     code = (
