@@ -50,7 +50,8 @@ class Pack:
     def round(self) -> AttackResult:
         """The best points so far, (objectives, *input_shape), and their margins, (objectives,)."""
         count = self.hunt.starts
-        regions = self._regions(len(self.objectives) * count)
+        every = torch.zeros(len(self.objectives) * count, dtype=torch.long, device=self.region.lower.device)
+        regions = self.region.select(every)
 
         def margins(outputs: Tensor) -> Tensor:
             parts = zip(self.objectives, outputs.split(count), strict=True)
@@ -63,10 +64,8 @@ class Pack:
 
     def keep(self, places: Sequence[int]) -> None:
         """Go on with the objectives at some places."""
-        self.objectives, self.best = ([side[i] for i in places] for side in (self.objectives, self.best))  # type: ignore
-
-    def _regions(self, count: int) -> Box:
-        return self.region.select(torch.zeros(count, dtype=torch.long, device=self.region.lower.device))
+        self.objectives = [self.objectives[i] for i in places]
+        self.best = [self.best[i] for i in places]
 
     def _starts(self, regions: Box) -> Tensor:
         """Where the next descents begin: anywhere at first."""
