@@ -121,6 +121,14 @@ def test_a_file_of_an_earlier_version_goes_on_with_more_columns(run: Run, benchm
         assert (code, out) == (2, "") and "other.csv" in err and Path("other.csv").read_text() == broken
 
 
+def test_unsat_without_a_certificate_is_asked_again_for_one(run: Run, benchmark: Path) -> None:
+    assert run("vnncomp", "benchmarks")[0] == 0 and not results()["safe"]["certificate"]
+    code, out, err = run("vnncomp", "benchmarks", "--certificates", "proofs")
+    assert (code, err) == (0, "") and "2 of 3 instances are in results.csv already" in out
+    assert results()["safe"]["certificate"] == "tiny/known_safe.cert"
+    assert "3 of 3 instances are in results.csv already" in run("vnncomp", "benchmarks", "--certificates", "proofs")[1]
+
+
 def test_unsat_is_certified_where_certificates_are_kept(run: Run, benchmark: Path) -> None:
     code, out, err = run("vnncomp", "benchmarks", "--certificates", "proofs")
     rows = results()

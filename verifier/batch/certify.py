@@ -214,9 +214,9 @@ class Certification:
         if record.verdict != UNKNOWN or following is None or self.run.method != "auto":
             return False
         if kind is Pass.SHORT:
-            self.spent[record.case] = record.seconds
             if record.seconds >= self.plan.timeout:
                 return False
+            self.spent[record.case] = record.seconds
         if following is Pass.SHORT and self.plan.timeout < WORTHWHILE * SHORT:
             following = Pass.LONG
         self.first[record.case] = self._completed(record)

@@ -81,14 +81,18 @@ class Results:
         if header != HEADER or not text.endswith("\n"):
             self._rewrite()
 
-    def left(self, instances: Sequence[Instance]) -> list[Instance]:
-        """The instances that have no row yet. Raises InputError when a row was found with another timeout."""
+    def left(self, instances: Sequence[Instance], certified: bool = False) -> list[Instance]:
+        """The instances that have no row yet. Raises InputError when a row was found with another timeout.
+
+        certified: a row that says unsat without a certificate counts for none.
+        """
         for instance in instances:
             row = self.rows.get((instance.category, instance.onnx, instance.vnnlib))
             if row is not None and row.timeout != f"{instance.timeout:g}":
                 limits = f"a timeout of {row.timeout} s, not {instance.timeout:g} s"
                 raise InputError(f"{self.path}: holds results for {limits}; give another --out or the same --timeout")
-        return [i for i in instances if (i.category, i.onnx, i.vnnlib) not in self.rows]
+        done = {key for key, row in self.rows.items() if not certified or row.result != "unsat" or row.certificate}
+        return [i for i in instances if (i.category, i.onnx, i.vnnlib) not in done]
 
     def of(self, instances: Iterable[Instance]) -> list[Row]:
         """The rows of these instances, set against what is expected of them now."""

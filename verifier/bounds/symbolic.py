@@ -153,10 +153,10 @@ class Symbols:
     """The unstable neurons of one activation layer. Lines are (batch, symbols, 1), without an axis for the parameters.
 
     start: where they stand among the terms. read: (batch, start, symbols), what each neuron reads, or the sparse matrix
-    (batch start, batch symbols) of the same, box after box. below, above:
-    (batch, symbols, 1), the widest distance between the activation and its lower and upper line. reach: (batch, k,
-    symbols), the share of each input in what moves a neuron. onto: (batch, 2, symbols), the size of what a neuron reads
-    and its error; of: (batch, 2, symbols), the size of its lines' offsets and the rounding of its lines.
+    (batch start, batch symbols) of the same, box after box. below, above: (batch, symbols, 1), the widest distance
+    between the activation and its lower and upper line. reach: (batch, k, symbols), the share of each input in what
+    moves a neuron. onto: (batch, 2, symbols), the size of what a neuron reads and its error; of: (batch, 2, symbols),
+    the size of its lines' offsets and the rounding of its lines.
     """
 
     start: int

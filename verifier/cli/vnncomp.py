@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     grouped = groupby(instances, key=lambda instance: instance.category)
     chosen = [instance for _, group in grouped for instance in list(group)[: args.limit]]
     kept = Results(Path(args.out))
-    left = kept.left(chosen)
+    left = kept.left(chosen, certified=args.certificates is not None)
     say = None if args.json or args.quiet else partial(print, flush=True)
     if say is not None and len(left) < len(chosen):
         say(f"{len(chosen) - len(left)} of {len(chosen)} instances are in {args.out} already.")
